@@ -1,0 +1,100 @@
+"""The inner loop: differentiable gradient descent on the part of a tree that adapts."""
+
+from collections.abc import Callable
+
+import jax
+import optax
+
+from cml_jax.types import Params, PyTree
+
+
+def sgd(learning_rate: PyTree) -> optax.GradientTransformation:
+    """Plain gradient descent, `-learning_rate * gradient`, with a rate that may be a prefix tree.
+
+    Args:
+      learning_rate: a scalar (Python or traced) or a prefix of the parameter tree, such as
+        `{"body": 0.0, "head": 0.5}`.
+    """
+
+    def update(gradients, _):
+        return jax.tree.map(
+            lambda rate, part: jax.tree.map(lambda g: -rate * g, part), learning_rate, gradients
+        )
+
+    return optax.stateless(update)
+
+
+def gradient_descent(
+    loss: Callable[[Params], jax.Array],
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    *,
+    adapts: PyTree = True,
+    first_order: bool = False,
+    remat: bool = False,
+) -> Params:
+    """`num_steps` optax steps on `loss`, differentiable with respect to everything it is made of.
+
+    `theta_{k+1} = theta_k + u_k`,  `u_k = optimizer(grad loss(theta_k))`; with `first_order`, every
+    gradient inside `u_k` is a constant, so that `d theta_K / d theta_0` is the identity (under a
+    stateless optimiser whose update does not read the parameters).
+
+    Args:
+      loss: the support loss as a function of the whole tree, to a scalar.
+      params: the tree the loop starts from.
+      optimizer: any optax transformation. Adam needs `eps_root > 0`: the derivative of a square
+        root at zero is infinite, and one dead unit turns the meta-gradient into NaN.
+      num_steps: K >= 0, static.
+      adapts: a prefix tree of bools: which parts adapt. The others are closed over, not carried.
+      first_order: treat the inner gradients as constants (FOMAML).
+      remat: recompute each step in the backward pass, so that memory grows by one copy of the
+        adapted parameters a step and not by the activations.
+
+    Returns:
+      The adapted tree; leaves that do not adapt are the very leaves of `params`.
+
+    Raises:
+      ValueError: when num_steps is negative or `adapts` is no prefix of `params`.
+
+    Reference: MAML, Finn et al. 2017, https://arxiv.org/abs/1703.03400, eq. 1.
+    """
+    if num_steps < 0:
+        raise ValueError(f"num_steps={num_steps} but an inner loop has 0 or more steps: raise it")
+    fast = _select(adapts, params)
+
+    def step(carry, _):
+        fast, opt_state = carry
+        # First order: no tangent may enter the inner loss, or its linearisation is computed anyway.
+        at = jax.lax.stop_gradient((fast, params)) if first_order else (fast, params)
+        gradients = jax.grad(lambda fast: loss(_merge(fast, at[1])))(at[0])
+        updates, opt_state = optimizer.update(gradients, opt_state, fast)
+        return (optax.apply_updates(fast, updates), opt_state), None
+
+    if num_steps:
+        carry = (fast, optimizer.init(fast))
+        step = jax.checkpoint(step, prevent_cse=False) if remat else step
+        (fast, _), _ = jax.lax.scan(step, carry, length=num_steps, unroll=num_steps == 1)
+    return _merge(fast, params)
+
+
+def _select(adapts, params):
+    """`params` with None in the place of every leaf that does not adapt."""
+    try:
+        return jax.tree.map(
+            lambda keep, part: jax.tree.map(lambda leaf: leaf if keep else None, part),
+            adapts,
+            params,
+        )
+    except ValueError as error:
+        keys = list(params) if isinstance(params, dict) else jax.tree.structure(params)
+        raise ValueError(
+            f"adapts={adapts} is no prefix of the parameters, whose parts are {keys}: use True or "
+            "a tree of bools such as {'body': False, 'head': True}"
+        ) from error
+
+
+def _merge(fast, params):
+    return jax.tree.map(
+        lambda new, old: old if new is None else new, fast, params, is_leaf=lambda x: x is None
+    )

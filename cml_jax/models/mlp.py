@@ -1,0 +1,68 @@
+"""Multi-layer perceptrons for few-shot regression."""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+
+from cml_jax.models.adapters import from_linen
+from cml_jax.models.layers import Linear
+from cml_jax.types import Model
+
+
+class HiddenLayers(nn.Module):
+    """Linear layers, each followed by `activation`: `[n, c]` to `[n, hidden[-1]]`."""
+
+    hidden: Sequence[int]
+    activation: Callable[[jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, inputs):
+        for width in self.hidden:
+            inputs = self.activation(Linear(width)(inputs))
+        return inputs
+
+
+class OneHiddenHead(nn.Module):
+    """One hidden layer and an output layer."""
+
+    outputs: int
+    width: int
+    activation: Callable[[jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, features):
+        return Linear(self.outputs)(self.activation(Linear(self.width)(features)))
+
+
+def mlp(
+    outputs: int = 1,
+    *,
+    hidden: Sequence[int] = (40, 40),
+    activation: Callable[[jax.Array], jax.Array] = nn.relu,
+) -> Model:
+    """A perceptron, 1-40-40-1 by default (1,761 parameters); features are its last hidden layer.
+
+    Args:
+      outputs: width of the (linear) output.
+      hidden: widths of the hidden layers, at least one.
+      activation: after every hidden layer.
+
+    Reference: Finn et al. 2017, section 5.1.
+    """
+    return from_linen(HiddenLayers(tuple(hidden), activation), Linear(outputs))
+
+
+def mlp_co_learner(
+    outputs: int = 1, *, width: int = 40, activation: Callable[[jax.Array], jax.Array] = nn.relu
+) -> Model:
+    """CML's co-learner for `mlp`: one hidden layer and an output (1,681 parameters on 40 features).
+
+    Reference: Shin et al. 2024, https://arxiv.org/abs/2406.04639, section 4.1.
+    """
+    return from_linen(OneHiddenHead(outputs, width, activation))
+
+
+def linear_co_learner(outputs: int = 1) -> Model:
+    """A single linear layer on the last hidden layer."""
+    return from_linen(Linear(outputs))

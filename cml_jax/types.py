@@ -1,0 +1,70 @@
+"""The few types everything else is written in: pytrees of arrays, and tuples of pure functions."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+PyTree = Any
+Params = PyTree
+Metrics = dict[str, jax.Array]
+Prediction = tuple[PyTree, PyTree]  # (outputs, features)
+Loss = Callable[[PyTree, PyTree], jax.Array]  # (outputs, targets) -> scalar, the mean over examples
+Metric = Loss
+
+
+class Batch(NamedTuple):
+    """Examples: `inputs` is any pytree with leaves `[n, ...]`, `targets` one with leaves `[n, ...]`."""
+
+    inputs: PyTree
+    targets: PyTree
+
+
+class Task(NamedTuple):
+    """What is learned from (`support`) and what is asked (`query`); a batch of tasks has leaves
+    `[T, n, ...]`."""
+
+    support: Batch
+    query: Batch
+
+
+class Model(NamedTuple):
+    """A network as two pure functions, cut where the co-learner reads it.
+
+    Attributes:
+      init: `(key, inputs) -> {"body": ..., "head": ...}`.
+      apply: `(params, inputs) -> (outputs, features)`; `features` is what the body hands to the head.
+
+    A co-learner is a `Model` too: its inputs are features, its params any tree.
+    """
+
+    init: Callable[[jax.Array, PyTree], Params]
+    apply: Callable[[Params, PyTree], Prediction]
+
+
+class Method(NamedTuple):
+    """A meta-learner as four pure functions of one task. Static: bind it, never trace it.
+
+    Attributes:
+      init: `(key, inputs) -> params`, `{"base": {"body", "head"}}`; wrappers add keys beside "base".
+      adapt: `(params, support) -> adapted`, the inner loop; `adapted` has the structure of
+        `params["base"]`, and the very leaves of it that the method does not adapt.
+      predict: `(adapted, inputs) -> (outputs, features)`.
+      objective: `(params, adapted, query, prediction=None) -> (loss, metrics)`, what the outer loop
+        minimises. `prediction` is `predict(adapted, query.inputs)` where the caller has it already:
+        it saves the second forward *and* backward pass, which no compiler merges.
+    """
+
+    init: Callable[[jax.Array, PyTree], Params]
+    adapt: Callable[[Params, Batch], Params]
+    predict: Callable[[Params, PyTree], Prediction]
+    objective: Callable[..., tuple[jax.Array, Metrics]]
+
+
+class MetaState(NamedTuple):
+    """What training changes: `params` (`{"base", ...}`), the outer `opt_state`, and `step` (int32)."""
+
+    params: Params
+    opt_state: optax.OptState
+    step: jax.Array
