@@ -1,0 +1,18 @@
+"""Few-shot classification of procedural characters: nothing to download.
+
+    python -m experiments.main --config=configs/glyphs.py[:5way-1shot]
+"""
+
+from experiments.config import default_config, parse_ways_shots
+
+
+def get_config(ways_shots=None):
+    config = default_config()
+    config.data.name = "glyphs"
+    config.data.ways, config.data.shots = parse_ways_shots(ways_shots, (5, 1))
+    config.data.queries = config.eval.queries = config.data.shots
+    config.model.pool = False
+    config.inner_learning_rate = 0.4
+    config.train_steps = 500
+    config.eval.every = 100
+    return config
