@@ -1,0 +1,6 @@
+"""Files to arrays, on the host, once: the only part of the library that reads or writes files."""
+
+from cml_jax.data.omniglot import load_omniglot
+from cml_jax.data.types import DataError, ImageSplits
+
+__all__ = ["DataError", "ImageSplits", "load_omniglot"]

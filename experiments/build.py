@@ -1,0 +1,181 @@
+"""From a config to the pure functions and arrays of a run."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+import cml_jax
+from cml_jax import models, tasks
+from cml_jax.types import Loss, Method, Metric, Model, Task
+
+
+class Problem(NamedTuple):
+    """What a run trains on.
+
+    Attributes:
+      sample: `(key, data[split], queries) -> Task`.
+      data: split ("train", "validation", "test") to arrays, or to None where tasks are procedural.
+      split_hash: of the class lists; "" where tasks are procedural.
+      model, co_learner, loss: the networks (co_learner may be None) and the loss of both loops.
+      metric_name, metric: "accuracy" or "mse".
+      larger_is_better: of the metric.
+      batch_statistics: whether a prediction depends on the other examples of its batch.
+    """
+
+    sample: Callable[[jax.Array, Any, int], Task]
+    data: dict[str, Any]
+    split_hash: str
+    model: Model
+    co_learner: Model | None
+    loss: Loss
+    metric_name: str
+    metric: Metric
+    larger_is_better: bool
+    batch_statistics: bool
+
+
+def problem(config) -> Problem:
+    """Loads the data and builds the networks.
+
+    Raises:
+      ValueError: when the data cannot give such tasks.
+    """
+    sample, data, split_hash = _tasks(config.data)
+    for split in data:  # shapes alone: mistakes show here, before anything compiles
+        queries = config.data.queries if split == "train" else config.eval.queries
+        jax.eval_shape(partial(sample, queries=queries), jax.random.key(0), data[split])
+    model, co_learner = _networks(config)
+    if config.data.name == "sinusoid":
+        error = cml_jax.squared_error
+        goal = (error, "mse", error, False)
+    else:
+        goal = (cml_jax.cross_entropy, "accuracy", cml_jax.accuracy, True)
+    return Problem(sample, data, split_hash, model, co_learner, *goal, config.model.name == "conv4")
+
+
+def _tasks(config):
+    procedural = {"train": None, "validation": None, "test": None}
+    counts = {"shots": config.shots}
+    if config.name == "sinusoid":
+        draw = partial(
+            tasks.sinusoid, **counts, amplitude=tuple(config.amplitude), phase=tuple(config.phase)
+        )
+        return (lambda key, _, queries: draw(key, queries=queries)), procedural, ""
+    counts["ways"] = config.ways
+    if config.name == "glyphs":
+        draw = partial(tasks.glyphs, **counts)
+        return (lambda key, _, queries: draw(key, queries=queries)), procedural, ""
+    splits = _load(config)
+    draw = partial(tasks.episodes, **counts, rotations=config.rotations)
+    data = {split: getattr(splits, split) for split in procedural}
+    return (
+        (lambda key, images, queries: draw(key, images, queries=queries)),
+        data,
+        splits.split_hash,
+    )
+
+
+def _load(config):
+    from cml_jax.data import load_omniglot
+
+    return load_omniglot(config.dir or None)
+
+
+def _networks(config):
+    if config.model.name == "mlp":
+        activation = getattr(nn, config.model.activation)
+        hidden = tuple(config.model.hidden)
+        model = models.mlp(1, hidden=hidden, activation=activation)
+        co_learners = {
+            "linear": partial(models.linear_co_learner, 1),
+            "mlp": partial(models.mlp_co_learner, 1, width=hidden[-1], activation=activation),
+        }
+    else:
+        shape = {"filters": config.model.filters, "pool": config.model.pool}
+        model = models.conv4(config.data.ways, **shape)
+        co_learners = {
+            "linear": partial(models.conv_co_learner, config.data.ways, depth=0, **shape),
+            "conv": partial(models.conv_co_learner, config.data.ways, **shape),
+        }
+    name = config.co_learner
+    return model, None if name in ("", "none") else co_learners[name]()
+
+
+def base_method(config, problem: Problem, num_steps: int) -> Method:
+    """The method of the config without its co-learner, with `num_steps` inner steps."""
+    build = getattr(cml_jax, config.method)
+    if config.method == "reptile":
+        optimizer = optax.sgd(config.inner_learning_rate)
+        return build(problem.model, problem.loss, optimizer=optimizer, num_steps=num_steps)
+    kwargs = {"first_order": True} if config.first_order else {}
+    return build(
+        problem.model,
+        problem.loss,
+        learning_rate=config.inner_learning_rate,
+        num_steps=num_steps,
+        remat=config.remat,
+        **kwargs,
+    )
+
+
+def train_method(config, problem: Problem) -> Method:
+    """The method that is trained: the base, and around it CML where there is a co-learner."""
+    method = base_method(config, problem, config.num_steps)
+    if problem.co_learner is None:
+        return method
+    return cml_jax.cml(method, problem.co_learner, problem.loss, scale=config.co_learner_scale)
+
+
+def initial_state(config, problem: Problem) -> cml_jax.MetaState:
+    """The state at step 0, a function of the seed."""
+    sample = partial(problem.sample, queries=config.data.queries)
+    example = jax.eval_shape(sample, jax.random.key(0), problem.data["train"]).support.inputs
+    method, optimizer = train_method(config, problem), outer_optimizer(config)
+
+    @jax.jit
+    def init(key):
+        return cml_jax.init(method, optimizer, key, jnp.zeros(example.shape, example.dtype))
+
+    return init(jax.random.fold_in(jax.random.key(config.seed), 0))
+
+
+def test_methods(config, problem: Problem, num_steps: int) -> dict[str, Method]:
+    """What is scored at test: who predicts, to the method that adapts.
+
+    "meta-learner" always (under CML: the co-learner is gone); with a co-learner also CML-dagger,
+    as the paper writes it (eq. 9) and as its code has it.
+    """
+    base = base_method(config, problem, num_steps)
+    methods = {"meta-learner": base}
+    if problem.co_learner is not None:
+        if config.method != "reptile":
+            methods["co-learner (paper)"] = cml_jax.cml_dagger(
+                problem.model,
+                problem.co_learner,
+                problem.loss,
+                learning_rate=config.inner_learning_rate,
+                num_steps=num_steps,
+            )
+        methods["co-learner (released code)"] = cml_jax.cml_dagger_released(
+            base, problem.co_learner
+        )
+    return methods
+
+
+def outer_optimizer(config) -> optax.GradientTransformation:
+    """The outer optimiser with its schedule and clipping."""
+    rate, steps = config.outer_learning_rate, config.train_steps
+    schedule = {
+        "constant": lambda: rate,
+        "linear": lambda: optax.linear_schedule(rate, 0.0, steps),
+        "cosine": lambda: optax.cosine_decay_schedule(rate, steps),
+    }[config.outer_schedule]()
+    optimizer = getattr(optax, config.outer_optimizer)(schedule)
+    if config.max_gradient_norm:
+        return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optimizer)
+    return optimizer

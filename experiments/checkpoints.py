@@ -1,0 +1,248 @@
+"""Checkpoints: orbax writes and reads them, a digest of every leaf decides if they are good."""
+
+import hashlib
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+
+from cml_jax.types import PyTree
+
+Restored = tuple[int, PyTree, dict[str, Any]]
+_STOP = threading.Event()
+
+
+class CheckpointError(Exception):
+    """A checkpoint could not be written or read: one line."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: `last/` to go on from (two of them) and `best/` to test (one).
+
+    Two managers, since one that keeps the best drops the latest. Every process of a distributed run
+    calls every method; orbax lets process 0 write.
+    """
+
+    def __init__(self, workdir: str | os.PathLike):
+        """Opens or makes the two folders.
+
+        Args:
+          workdir: the run's folder.
+        """
+        self._workdir = Path(workdir).absolute()
+        self._last = _open(self._workdir / "last", 2)
+        self._best = _open(self._workdir / "best", None)
+
+    def save_last(self, step: int, tree: PyTree, extra: dict[str, Any]) -> None:
+        """Saves a checkpoint to go on from; when this returns it is on the disk.
+
+        Args:
+          step: meta-steps made.
+          tree: arrays, such as a `MetaState`.
+          extra: JSON values that belong to it.
+
+        Raises:
+          CheckpointError: it was not saved: the disk is full, or a newer step is there already.
+        """
+        _save(self._last, step, tree, extra, force=False)
+
+    def save_best(self, step: int, tree: PyTree, extra: dict[str, Any]) -> None:
+        """Saves the best checkpoint; the one before goes when this one is on the disk.
+
+        Args:
+          step: meta-steps made; it may be lower than the last best one's, where training went back
+            to an older checkpoint.
+          tree: arrays, such as a `MetaState`.
+          extra: JSON values that belong to it.
+
+        Raises:
+          CheckpointError: it was not saved.
+        """
+        _save(self._best, step, tree, extra, force=True)
+        for other in set(self._best.all_steps()) - {step}:
+            self._best.delete(other)
+
+    def restore_last(self, template: PyTree) -> Restored | None:
+        """The newest good checkpoint of `last/`; see `restore_best`."""
+        return self._restore(self._last, template)
+
+    def restore_best(self, template: PyTree) -> Restored | None:
+        """The good checkpoint of `best/`.
+
+        A damaged checkpoint is logged and set aside as `damaged-...`, and the one before is read.
+
+        Args:
+          template: a tree of the same structure, shapes and dtypes (arrays or
+            `jax.ShapeDtypeStruct`).
+
+        Returns:
+          `(step, tree, extra)` with `jax.Array` leaves on the default device, or None if nothing
+          was ever saved.
+
+        Raises:
+          CheckpointError: there are checkpoints but none is good, or they have other leaves than
+            `template`: the config has changed.
+        """
+        return self._restore(self._best, template)
+
+    def close(self) -> None:
+        """Ends orbax's threads."""
+        self._last.close()
+        self._best.close()
+
+    def _restore(self, manager: ocp.CheckpointManager, template: PyTree) -> Restored | None:
+        steps = sorted(manager.all_steps(), reverse=True)
+        damaged = {}
+        for step in steps:
+            try:
+                tree, extra = _read(manager, step, template)
+            except CheckpointError:
+                raise
+            except Exception as error:  # orbax raises anything at all on a damaged file
+                damaged[step] = _reason(error)
+                continue
+            # Only now: had none been good, the next start would find none and begin anew.
+            for bad, why in damaged.items():
+                self._set_aside(manager, bad, f"{why}; going on from step {step}")
+            return step, tree, extra
+        if damaged:
+            why = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
+            folder = Path(manager.directory)
+            raise CheckpointError(
+                f"no checkpoint in {folder} is good ({why}): restore one from a backup, or delete "
+                "the folder to start from scratch"
+            )
+        return None
+
+    def _set_aside(self, manager: ocp.CheckpointManager, step: int, why: str) -> None:
+        folder = Path(manager.directory)
+        target = self._workdir / f"damaged-{folder.name}-{step}"
+        while target.exists():
+            target = target.with_name(target.name + "x")
+        logging.warning("checkpoint %s/%d is damaged, now %s: %s", folder, step, target.name, why)
+        if jax.process_index() == 0:
+            os.rename(folder / str(step), target)
+        manager.reload()
+
+
+def handle_stop_signals() -> None:
+    """Makes the first SIGTERM or SIGINT a request that `stop_requested` tells; the next one kills.
+
+    Call from the main thread, once, before the loop.
+    """
+
+    def request(number: int, frame: Any) -> None:
+        _STOP.set()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
+        # No print: the signal may have come in the middle of one.
+        os.write(2, b"stopping at the next report with a checkpoint; once more: at once\n")
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, request)
+
+
+def stop_requested() -> bool:
+    """Whether a SIGTERM or SIGINT came since `handle_stop_signals`."""
+    return _STOP.is_set()
+
+
+def _open(folder: Path, keep: int | None) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        create=True,
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=False,
+    )
+    return ocp.CheckpointManager(folder, options=options, item_names=("state", "about"))
+
+
+def _save(
+    manager: ocp.CheckpointManager, step: int, tree: PyTree, extra: dict[str, Any], force: bool
+) -> None:
+    where = f"{manager.directory}/{step}"
+    state = _host(tree)
+    about = {"leaves": _leaves(state), "extra": extra}
+    about |= {"about_digest": _about_digest(about), "leaves_digest": _leaves_digest(state)}
+    try:
+        if step in manager.all_steps():
+            # A run that was stopped before it made a step saves the step that it read.
+            if _about(manager, step) == about:
+                return
+            if force:
+                manager.delete(step)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
+        )
+        saved = manager.save(step, args=args, force=force)
+    except Exception as error:  # the disk is full, in orbax's many words
+        raise CheckpointError(f"checkpoint {where} was not saved: {_reason(error)}") from error
+    if not saved:
+        raise CheckpointError(
+            f"checkpoint {where} was not saved: step {manager.latest_step()} is there already; "
+            "choose another --workdir"
+        )
+
+
+def _read(
+    manager: ocp.CheckpointManager, step: int, template: PyTree
+) -> tuple[PyTree, dict[str, Any]]:
+    about = _about(manager, step)
+    if about["about_digest"] != _about_digest(about):
+        raise ValueError("its description is not what was saved")
+    expected = _leaves(template)
+    if about["leaves"] != expected:
+        here, there = ({leaf[0]: leaf[1:] for leaf in each} for each in (expected, about["leaves"]))
+        name = next(n for n in there | here if here.get(n) != there.get(n))
+        raise CheckpointError(
+            f"checkpoint {manager.directory}/{step} has {name} = {there.get(name, 'missing')}, the "
+            f"config asks for {here.get(name, 'none')}: the config has changed, choose another "
+            "--workdir"
+        )
+    empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(empty))
+    state = _host(manager.restore(step, args=args)["state"])
+    if about["leaves_digest"] != _leaves_digest(state):
+        raise ValueError("its arrays are not what was saved")
+    return jax.tree.map(jnp.array, state), about["extra"]
+
+
+def _about(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    args = ocp.args.Composite(about=ocp.args.JsonRestore())
+    return manager.restore(step, args=args)["about"]
+
+
+def _reason(error: Exception) -> str:
+    """The start of a message: tensorstore's fill pages."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _host(tree: PyTree) -> PyTree:
+    """Numpy leaves: a checkpoint must not know the devices that it was made on."""
+    return jax.tree.map(np.asarray, tree)
+
+
+def _leaves(tree: PyTree) -> list[list[Any]]:
+    """`[path, dtype, shape]` of every leaf."""
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return [[jax.tree_util.keystr(p), str(x.dtype), list(x.shape)] for p, x in paths]
+
+
+def _leaves_digest(state: PyTree) -> str:
+    digest = hashlib.sha256(json.dumps(_leaves(state)).encode())
+    for leaf in jax.tree.leaves(state):
+        digest.update(leaf.tobytes())
+    return digest.hexdigest()
+
+
+def _about_digest(about: dict[str, Any]) -> str:
+    text = json.dumps([about["leaves"], about["extra"]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

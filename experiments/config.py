@@ -1,0 +1,434 @@
+"""Configs: their keys, defaults and ranges, and every check that needs neither data nor jax."""
+
+import difflib
+import hashlib
+import importlib.util
+import json
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from experiments.metrics import write_json
+
+
+class ConfigError(Exception):
+    """A mistake in what the user asked for: one line, shown without a traceback, exit code 2."""
+
+
+class Key(NamedTuple):
+    """One setting.
+
+    Attributes:
+      default: its value; the type of it is the type of the setting.
+      allowed: the choices (strings), or the closed interval `(low, high)` of a number or of each
+        number in a tuple, or None for anything of the type.
+      meaning: one line for `--help`.
+    """
+
+    default: Any
+    allowed: tuple | None
+    meaning: str
+
+
+_COUNT = (1, 2**31 - 1)
+_RATE = (1e-10, 100.0)
+_INNER_STEPS = (1, 10_000)
+
+KEYS = {
+    "method": Key("maml", ("maml", "fomaml", "anil", "boil", "reptile"), "how a task is learned"),
+    "co_learner": Key(
+        "none", ("none", "", "linear", "conv", "mlp"), "CML's second head, in training"
+    ),
+    "co_learner_scale": Key(1.0, (0.0, 1e3), "gamma, the weight of the co-learner's loss"),
+    "weighting": Key("uniform", ("uniform", "gradient_agreement"), "of the tasks, outer loop"),
+    "inner_learning_rate": Key(0.4, (0.0, 100.0), "step size of the inner loop"),
+    "num_steps": Key(1, _INNER_STEPS, "inner steps in training"),
+    "first_order": Key(False, None, "drop the second derivatives"),
+    "remat": Key(False, None, "recompute the inner steps: less memory, more time"),
+    "outer_optimizer": Key("adam", ("adam", "sgd"), "optax optimiser of the outer loop"),
+    "outer_learning_rate": Key(1e-3, _RATE, "step size of the outer loop"),
+    "outer_schedule": Key("constant", ("constant", "linear", "cosine"), "decays to 0 at the end"),
+    "max_gradient_norm": Key(0.0, (0.0, 1e6), "clips the outer gradient; 0: off"),
+    "tasks_per_step": Key(32, (1, 1_000_000), "tasks in a meta-batch"),
+    "train_steps": Key(2000, _COUNT, "meta-steps"),
+    "seed": Key(0, (0, 2**31 - 1), "of the initial parameters and of every task"),
+    "data.name": Key("glyphs", ("glyphs", "omniglot", "sinusoid"), "task distribution"),
+    "data.dir": Key("", None, "folder of the data set's files"),
+    "data.ways": Key(5, (2, 10_000), "classes in a task"),
+    "data.shots": Key(1, (1, 100_000), "support examples per class (sinusoid: points)"),
+    "data.queries": Key(1, (1, 100_000), "query examples per class in training"),
+    "data.rotations": Key(True, None, "each 90-degree rotation is a training class of its own"),
+    "data.amplitude": Key((0.1, 5.0), (0.0, 1e6), "lowest and highest (sinusoid)"),
+    "data.phase": Key((0.0, 3.14159265), (-1e6, 1e6), "lowest and highest (sinusoid)"),
+    "model.name": Key("conv4", ("conv4", "mlp"), "network"),
+    "model.filters": Key(64, (1, 65_536), "channels of each convolution (conv4)"),
+    "model.pool": Key(True, None, "max-pool; False: convolutions of stride 2 (conv4)"),
+    "model.hidden": Key((40, 40), (1, 1_000_000), "widths of the hidden layers (mlp)"),
+    "model.activation": Key("relu", ("relu", "tanh"), "nonlinearity (mlp)"),
+    "eval.num_tasks": Key(1000, (2, 10_000_000), "test tasks"),
+    "eval.queries": Key(15, (1, 100_000), "query examples per class at validation and test"),
+    "eval.num_steps": Key((1, 3), (0, 10_000), "inner steps at test, each scored; 0: as trained"),
+    "eval.every": Key(250, _COUNT, "meta-steps between validations"),
+    "eval.validation_tasks": Key(200, (2, 10_000_000), "tasks of a validation"),
+    "plan.chunk": Key(0, (0, 1_000_000), "tasks computed side by side; 0: chosen by the device"),
+    "plan.devices": Key(0, (0, 65_536), "devices that share the tasks; 0: chosen"),
+    "plan.steps_per_dispatch": Key(0, (0, 1_000_000), "meta-steps per call; 0: chosen"),
+    "plan.malloc": Key(True, None, "keep freed memory (Linux CPU): no page faults"),
+    "plan.compilation_cache": Key(True, None, "keep compiled programs in the user's cache folder"),
+    "checkpoint_every_minutes": Key(5.0, (0.0, 1e6), "minutes between checkpoints"),
+    "log_every_seconds": Key(5.0, (0.0, 1e6), "seconds between reports"),
+    "tensorboard": Key(False, None, "also write TensorBoard files"),
+}
+
+# What a run may change when it goes on: where files lie, how fast, how often it speaks, and the
+# final test, none of which changes the parameters or which checkpoint is best.
+_FREE = ("plan.", "data.dir", "eval.num_tasks", "eval.num_steps", "checkpoint_every_minutes")
+_FREE += ("log_every_seconds", "tensorboard")
+_CONFIGS = Path(__file__).parent.parent / "configs"
+_TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+
+
+def default_config() -> ConfigDict:
+    """The defaults of every key in `KEYS`, which a config file changes and returns.
+
+    Returns:
+      A locked, typed ConfigDict: a wrong name or type in a config file is an error.
+    """
+    nested: dict[str, Any] = {}
+    for name, key in KEYS.items():
+        *section, leaf = name.split(".")
+        node = nested.setdefault(section[0], {}) if section else nested
+        node[leaf] = key.default
+    return ConfigDict(nested).lock()
+
+
+def parse_ways_shots(text: str | None, default: tuple[int, int]) -> tuple[int, int]:
+    """Reads the part of `--config=FILE.py:5way-1shot` behind the colon.
+
+    Args:
+      text: such as `20way-5shot`; None or empty stands for `default`.
+      default: `(ways, shots)`.
+
+    Returns:
+      `(ways, shots)`.
+
+    Raises:
+      ConfigError: `text` has another form.
+    """
+    if not text:
+        return default
+    match = re.fullmatch(r"([1-9][0-9]{0,3})way-([1-9][0-9]{0,3})shot", text)
+    if match is None:
+        raise ConfigError(f"{text!r} after the colon of --config: write for instance 5way-1shot")
+    return int(match[1]), int(match[2])
+
+
+def check(config: ConfigDict) -> None:
+    """Checks types, ranges, finiteness and the rules between keys that need no data.
+
+    Args:
+      config: what a config file's `get_config` returned, with the command line's changes.
+
+    Raises:
+      ConfigError: one line with the key, its value and the fix.
+    """
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"get_config() returned {type(config).__name__}: return a ConfigDict")
+    values = _flat(config)
+    for name in values.keys() - KEYS.keys():
+        raise ConfigError(_unknown(name))
+    for name, key in KEYS.items():
+        if name not in values:
+            raise ConfigError(f"the config has no {name}: start it from default_config()")
+        if not _valid(values[name], key):
+            raise ConfigError(f"{name}={values[name]!r}: needs {_describe(key)}")
+    _check_together(config)
+
+
+def _check_together(c: ConfigDict) -> None:
+    """The rules between keys."""
+    for name in ("amplitude", "phase"):
+        bounds = c.data[name]
+        if len(bounds) != 2 or bounds[0] > bounds[1]:
+            raise ConfigError(f"data.{name}={bounds}: needs (lowest, highest)")
+    if not c.eval.num_steps:
+        raise ConfigError("eval.num_steps=(): name at least one number of inner steps, as in (1,3)")
+    if c.data.name == "sinusoid" and c.model.name != "mlp":
+        raise ConfigError(f"model.name={c.model.name} on the sinusoid: use --config.model.name=mlp")
+    if c.data.name != "sinusoid" and c.model.name == "mlp":
+        raise ConfigError(
+            f"model.name=mlp on the images of {c.data.name}: use --config.model.name=conv4"
+        )
+    if (c.co_learner, c.model.name) in {("conv", "mlp"), ("mlp", "conv4")}:
+        raise ConfigError(
+            f"co_learner={c.co_learner} does not fit model.name={c.model.name}: "
+            "use --config.co_learner=linear"
+        )
+    if c.method == "reptile" and c.first_order:
+        raise ConfigError("first_order=True changes nothing for method=reptile: leave it out")
+    if c.weighting == "gradient_agreement" and c.tasks_per_step == 1:
+        raise ConfigError(
+            "weighting=gradient_agreement with tasks_per_step=1 has nothing to compare: "
+            "raise --config.tasks_per_step or use --config.weighting=uniform"
+        )
+    if c.plan.devices and c.tasks_per_step % c.plan.devices:
+        raise ConfigError(
+            f"plan.devices={c.plan.devices} does not divide tasks_per_step={c.tasks_per_step}: "
+            "use a divisor, or 0"
+        )
+    if c.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise ConfigError(
+            "tensorboard=True needs tensorboardX: pip install 'cml_jax[tensorboard]', "
+            "or leave it out"
+        )
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line and checks the config: `app.run(main, flags_parser=parse_flags)`.
+
+    Needs a flag `--config` made by `config_flags.DEFINE_config_file`. Prints one line and exits
+    with 2 on any mistake; prints the help and exits with 0 on `--help`.
+
+    Args:
+      argv: the command line with the program's name.
+
+    Returns:
+      The program's name alone: there are no arguments but flags.
+    """
+    if {"--help", "-help", "-h", "-?", "--helpshort", "-helpshort"} & set(argv[1:]):
+        print(_help())
+        sys.exit(0)
+    try:
+        path = _check_overrides(flags.FLAGS.read_flags_from_files(argv, force_gnu=False))
+        rest = _parse(argv, path)
+        if len(rest) > 1:
+            hint = f": did you mean --config={rest[1]}" if rest[1].endswith(".py") else ""
+            raise ConfigError(
+                f"{rest[1]!r} is no flag{hint or ': every setting is --config.KEY=VALUE'}"
+            )
+        check(flags.FLAGS.config)
+    except (ConfigError, flags.Error) as error:
+        fail(error, 2)
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = -1  # warnings: at absl's default, orbax tells of each file
+    return rest
+
+
+def fail(error: Exception | str, code: int) -> NoReturn:
+    """Prints an error as one line and ends the program.
+
+    Args:
+      error: what went wrong, and the fix.
+      code: 2 for a mistake in what was asked for, 1 for a failure of the run.
+    """
+    line = " ".join(str(error).split())
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+def default_workdir(config_path: str, config: ConfigDict) -> Path:
+    """`runs/CONFIG-METHOD-HASH`: the same settings give the same folder, so a command resumes.
+
+    Args:
+      config_path: the value of `--config`, as in `configs/glyphs.py:5way-1shot`.
+      config: the checked config.
+
+    Returns:
+      A relative path. The hash covers what `record` compares.
+    """
+    file, _, text = config_path.partition(":")
+    name = "-".join(part for part in (Path(file).stem, text, config.method) if part)
+    settings = {name: value for name, value in _flat(config).items() if not _free(name)}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return Path("runs") / f"{name}-{digest[:8]}"
+
+
+def record(config: ConfigDict, workdir: Path, evaluate: bool = False) -> None:
+    """Writes `config.json` on a run's first start, and compares with it on every other.
+
+    Free to differ: plan.*, data.dir, eval.num_tasks, eval.num_steps, checkpoint_every_minutes,
+    log_every_seconds and tensorboard; with `evaluate`, all of eval.*.
+
+    Args:
+      config: the checked config.
+      workdir: the run's folder; made here.
+      evaluate: the run is only evaluated, so it must exist.
+
+    Raises:
+      ConfigError: the run was started with other settings, its `config.json` is unreadable, or
+        there is no run to evaluate.
+    """
+    path = Path(workdir) / "config.json"
+    now = json.loads(json.dumps(_flat(config)))
+    if not path.exists():
+        if evaluate:
+            raise ConfigError(f"no run in {workdir}: train it first (the same without --evaluate)")
+        try:
+            write_json(path, now)
+        except OSError as error:
+            raise ConfigError(f"cannot write {path} ({error.strerror}): choose --workdir") from None
+        return
+    try:
+        before = json.loads(path.read_text())
+        before = {name: key.default for name, key in KEYS.items()} | before
+        before = json.loads(json.dumps(before))
+    except (OSError, ValueError, TypeError):
+        raise ConfigError(f"{path} is unreadable: restore it or choose another --workdir") from None
+    changed = [
+        f"{name} {before.get(name)!r} -> {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+        and not _free(name)
+        and not (evaluate and name.startswith("eval."))
+    ]
+    if changed:
+        raise ConfigError(
+            f"{workdir} was started with other settings ({', '.join(changed)}): "
+            "set them back or choose another --workdir"
+        )
+
+
+def _flat(config: ConfigDict) -> dict[str, Any]:
+    """The config with dotted names."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= {f"{name}.{inner}": leaf for inner, leaf in _flat(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _free(name: str) -> bool:
+    return name.startswith(_FREE)
+
+
+def _valid(value: Any, key: Key) -> bool:
+    """Type and range; a tuple has elements of the type of its default's."""
+    if isinstance(key.default, tuple):
+        element = Key(key.default[0], key.allowed, "")
+        return isinstance(value, tuple) and all(_valid(v, element) for v in value)
+    integer_as_number = type(value) is int and isinstance(key.default, float)
+    if type(value) is not type(key.default) and not integer_as_number:
+        return False
+    if key.allowed is None:
+        return True
+    if isinstance(value, str):
+        return value in key.allowed
+    return key.allowed[0] <= value <= key.allowed[1]  # False for nan
+
+
+def _describe(key: Key) -> str:
+    """What a key takes, in words: `an integer from 1 to 10000`."""
+    if isinstance(key.default, tuple):
+        inner = _describe(Key(key.default[0], key.allowed, ""))
+        return f"a tuple such as '{','.join(map(str, key.default))}', each {inner}"
+    if isinstance(key.default, str) and key.allowed:
+        return "one of " + ", ".join(choice for choice in key.allowed if choice)
+    words = _TYPE_NAMES[type(key.default)]
+    return f"{words} from {key.allowed[0]} to {key.allowed[1]}" if key.allowed else words
+
+
+def _unknown(name: str) -> str:
+    """The line for a key that does not exist, with the nearest that does."""
+    leaves = {key.rsplit(".", 1)[-1]: key for key in KEYS}
+    near = difflib.get_close_matches(name, KEYS, 2)
+    near = near or [leaves[leaf] for leaf in difflib.get_close_matches(name, leaves, 2)]
+    inside = [key for key in KEYS if key.startswith(f"{name}.")]
+    if inside:
+        return f"--config.{name} is a group: set one of {', '.join(inside)}"
+    hint = f"did you mean --config.{' or --config.'.join(near)}?" if near else "--help lists them"
+    return f"there is no setting --config.{name}: {hint}"
+
+
+def _config_files() -> list[str]:
+    """The config files of the project, as a user would write them."""
+    return sorted(f"configs/{p.name}" for p in _CONFIGS.glob("*.py") if p.name[0] != "_")
+
+
+def _check_overrides(argv: list[str]) -> str:
+    """Checks the names in `--config.NAME=` and that `--config` names a file; returns its value."""
+    path = None
+    for i, argument in enumerate(argv):
+        if argument == "--":
+            break
+        if match := re.match(r"--?(?:no)?config\.([^=]*)", argument):
+            if match[1] not in KEYS:
+                raise ConfigError(_unknown(match[1]))
+        elif match := re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL):
+            following = argv[i + 1] if i + 1 < len(argv) else ""
+            path = match[1] if match[1] is not None else following
+    names = _config_files()
+    if not path:
+        raise ConfigError(
+            f"no --config: choose --config={' or --config='.join(names) or 'FILE.py'}"
+        )
+    file = path.split(":", 1)[0]
+    if not Path(file).is_file():
+        by_stem = {Path(name).stem: name for name in names}
+        near = difflib.get_close_matches(Path(file).stem, by_stem, 1)
+        hint = f"did you mean {by_stem[near[0]]}?" if near else f"there are {', '.join(names)}"
+        raise ConfigError(f"no config file {file}: {hint}")
+    return path
+
+
+def _parse(argv: list[str], path: str) -> list[str]:
+    """`FLAGS(argv)`, with the many ways in which a config file can fail told as one line."""
+    try:
+        return flags.FLAGS(argv)
+    except ConfigError:
+        raise
+    except flags.IllegalFlagValueError as error:
+        lines = str(error).strip().splitlines()
+        if match := re.match(r"flag --config\.([^=]*)=(.*?): ", lines[0]):
+            needs = _describe(KEYS[match[1]])
+            raise ConfigError(f"--config.{match[1]}={match[2]}: needs {needs}") from None
+        if "get_config() takes 0 positional arguments" in lines[-1]:
+            raise ConfigError(f"{path}: this config takes nothing after a colon") from None
+        at = re.findall(rf'File "{re.escape(path.split(":", 1)[0])}", line (\d+)', str(error))
+        raise _told(path, at[-1] if at else None, lines[-1]) from None
+    except flags.Error:
+        raise
+    except Exception as error:  # whatever a config file can raise
+        file = path.split(":", 1)[0]
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((frame.lineno for frame in reversed(frames) if frame.filename == file), None)
+        message = f"{type(error).__name__}: {error}"
+        if match := re.match(r"AttributeError: .?Key \"(\w+)\" does not exist", message):
+            message = _unknown(match[1])
+        raise _told(path, line, message) from None
+
+
+def _told(path: str, line: int | str | None, message: str) -> ConfigError:
+    """An error inside of a config file: where it is, and the start of its message."""
+    file = path.split(":", 1)[0]
+    return ConfigError(f"{file}{f':{line}' if line else ''}: {message.splitlines()[0][:200]}")
+
+
+def _help() -> str:
+    """The text of `--help`."""
+    rows = [
+        f"  --config.{name}={key.default!r}".ljust(46) + f" {key.meaning} [{_describe(key)}]"
+        for name, key in KEYS.items()
+    ]
+    return "\n".join(
+        [
+            "Trains a meta-learner, then tests the checkpoint that was best in validation:",
+            "  python -m experiments.main --config=configs/FILE.py:5way-1shot --config.seed=1",
+            "Some files take a string after a colon. The same command resumes a run.",
+            "",
+            "Config files: " + ", ".join(_config_files()),
+            "",
+            "  --workdir=FOLDER   of the run (default: runs/CONFIG-METHOD-HASH)",
+            "  --evaluate         only test a run that is trained",
+            "  --verbosity=1      tracebacks, and what every library logs (--helpfull: all flags)",
+            "",
+            "Settings, with the defaults that a config file may change:",
+            *rows,
+        ]
+    )

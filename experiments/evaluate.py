@@ -1,0 +1,137 @@
+"""Scores parameters on tasks, with the interval that belongs to every number."""
+
+import math
+import sys
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import cml_jax
+from cml_jax.tasks import task_keys
+from experiments import build
+from experiments.checkpoints import Checkpoints
+from experiments.metrics import read, write_json
+from experiments.platform import make_plan
+from experiments.plots import learning_curve
+
+
+def evaluate(config, workdir: Path) -> dict:
+    """The final test of the best checkpoint; writes results.json and the learning curve.
+
+    Every combination of `eval.num_steps`, transductive or not, and who predicts is scored on the
+    same `eval.num_tasks` test tasks. The headline is the first: the meta-learner, transductive, at
+    the first of `eval.num_steps`.
+
+    Returns:
+      What results.json holds.
+
+    Raises:
+      ValueError: when there is no checkpoint to score.
+    """
+    problem = build.problem(config)
+    plan = make_plan(config)
+    checkpoints = Checkpoints(workdir)
+    best = checkpoints.restore_best({"params": build.initial_state(config, problem).params})
+    if best is None:
+        raise ValueError(f"{workdir} has no checkpoint to evaluate: train it first")
+    step, tree, extra = best
+    params = jax.device_put(tree["params"], plan.replicated)
+    images = jax.device_put(problem.data["test"], plan.replicated)
+    trained = read(workdir / "metrics.jsonl")
+
+    rows = []
+    for num_steps in (k or config.num_steps for k in config.eval.num_steps):
+        for who, method in build.test_methods(config, problem, num_steps).items():
+            for transductive in (True, False) if problem.batch_statistics else (True,):
+                score = scorer(config, problem, plan, method, "test", transductive)
+                values = score(params, images, count=config.eval.num_tasks)
+                rows.append(
+                    {"predicts": who, "num_steps": num_steps, "transductive": transductive}
+                    | interval(problem.metric_name, values)
+                )
+                print(f"test: {describe(problem.metric_name, rows[-1])}", file=sys.stderr)
+
+    results = {
+        "method": config.method,
+        "weighting": config.weighting,
+        "co_learner": config.co_learner,
+        "data": config.data.name,
+        "protocol": {
+            "ways": config.data.ways if problem.metric_name == "accuracy" else None,
+            "shots": config.data.shots,
+            "queries": config.eval.queries,
+            "num_steps_train": config.num_steps,
+            "tasks_per_step": config.tasks_per_step,
+            "train_steps": config.train_steps,
+            "checkpoint": f"best of validation on {config.eval.validation_tasks} tasks every "
+            f"{config.eval.every} steps: step {step}",
+        },
+        "split_hash": problem.split_hash,
+        "validation": {problem.metric_name: extra["value"], "step": step},
+        "test": rows[0],
+        "test_all": rows,
+        "seed": config.seed,
+        "wall_seconds": trained[-1]["seconds"],
+        "plan": str(plan),
+        "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+        | {"cml_jax": cml_jax.__version__},
+    }
+    write_json(workdir / "results.json", results)
+    learning_curve(
+        trained,
+        workdir / "learning_curve.png",
+        title=workdir.name,
+        results=results,
+    )
+    return results
+
+
+def scorer(config, problem, plan, method, split, transductive=True):
+    """A compiled `(params, images, count=n) -> values [n]`: the metric of a split's first n tasks.
+
+    Every device takes an equal share; the tasks that fill the last round up are dropped again.
+    """
+    key = jax.random.key(config.seed)
+
+    @partial(jax.jit, static_argnames="count")
+    def score(params, images, *, count):
+        at_a_time = plan.chunk or 32 * plan.devices
+        rounds = -(-count // at_a_time)
+        keys = task_keys(key, split, 0, rounds * at_a_time)
+
+        def one_round(keys):
+            keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
+            sample = partial(problem.sample, queries=config.eval.queries)
+            tasks = jax.vmap(sample, (0, None))(keys, images)
+            return cml_jax.evaluate(
+                method, params, tasks, problem.metric, transductive=transductive
+            )
+
+        return jax.lax.map(one_round, keys.reshape(rounds, at_a_time)).reshape(-1)[:count]
+
+    return score
+
+
+def interval(name: str, values) -> dict[str, float | int]:
+    """Mean (under `name`), sd (ddof 1), n, and the 95% interval's half-width, 1.96 sd / sqrt(n)."""
+    values = np.asarray(values, np.float64)
+    sd = float(values.std(ddof=1))
+    return {
+        name: float(values.mean()),
+        "sd": sd,
+        "num_tasks": values.size,
+        "ci95": 1.96 * sd / math.sqrt(values.size),
+    }
+
+
+def describe(name: str, row: dict) -> str:
+    """One line for people: `98.53% +- 0.21 (1000 tasks; ...)`."""
+    value, half = row[name], row["ci95"]
+    percent = name == "accuracy"
+    number = f"{value:.2%} ± {half:.2%}" if percent else f"{name} {value:.4f} ± {half:.4f}"
+    queries = "all queries at once" if row["transductive"] else "each query alone"
+    steps = f"{row['num_steps']} inner step" + "s" * (row["num_steps"] > 1)
+    return f"{number} ({row['num_tasks']} tasks, {steps}, {row['predicts']}, {queries})"

@@ -1,0 +1,124 @@
+"""Pictures of runs, from the rows of metrics.jsonl. Needs matplotlib; without it, a warning."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from experiments.metrics import Row
+
+# Okabe and Ito's colours, told apart by the colour-blind; the styles help where colour is not seen.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLES = ("-", "--", "-.", ":")
+
+
+def learning_curve(
+    rows: Sequence[Row],
+    path: str | os.PathLike,
+    title: str,
+    results: Mapping[str, Any] | None = None,
+) -> None:
+    """Draws training and validation against meta-steps: accuracy and loss, or the squared error.
+
+    Args:
+      rows: of metrics.jsonl: "train/loss", "train/accuracy" (or "train/mse"), "validation/...".
+      path: the picture; its suffix is the format.
+      title: above it.
+      results: what results.json holds; the test's mean and 95% interval are drawn as a band.
+    """
+    metric = "mse" if any("train/mse" in row for row in rows) else "accuracy"
+    figure = _figure(1 if metric == "mse" else 2)
+    if figure is None:
+        return
+    names = (metric,) if metric == "mse" else (metric, "loss")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        steps, values = _series(rows, f"train/{name}")
+        axes.plot(steps, values, color=_COLORS[0], alpha=0.25, linewidth=0.8)
+        axes.plot(steps, _smooth(values), color=_COLORS[0], label="training")
+        validated = _series(rows, f"validation/{name}")
+        if len(validated[0]):
+            axes.plot(*validated, "o--", color=_COLORS[1], markersize=4, label="validation")
+        if results is not None and name in results["test"]:
+            _draw_test(axes, name, results["test"])
+        _finish(axes, name)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
+def compare(
+    curves: Mapping[str, Sequence[Row]],
+    path: str | os.PathLike,
+    title: str,
+    name: str = "validation/accuracy",
+) -> None:
+    """Draws one number of several runs against meta-steps.
+
+    Args:
+      curves: label of a run to its rows of metrics.jsonl.
+      path: the picture; its suffix is the format.
+      title: above it.
+      name: of the number.
+    """
+    figure = _figure(1)
+    if figure is None:
+        return
+    axes = figure.subplots()
+    for i, (label, rows) in enumerate(curves.items()):
+        steps, values = _series(rows, name)
+        style = {"color": _COLORS[i % len(_COLORS)], "linestyle": _STYLES[i % len(_STYLES)]}
+        if name.startswith("train/"):
+            values = _smooth(values)
+        axes.plot(steps, values, label=label, **style)
+    _finish(axes, name.replace("/", " "))
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
+def _figure(panels: int):
+    """An empty figure, or None without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        logging.warning("no picture without matplotlib: pip install 'cml_jax[plots]'")
+        return None
+    # Not pyplot: it keeps figures alive and asks for a display.
+    return Figure(figsize=(5.5 * panels, 3.8), layout="constrained")
+
+
+def _series(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of the rows that have a finite value."""
+    pairs = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+    steps, values = zip(*pairs, strict=True) if pairs else ((), ())
+    return np.array(steps), np.array(values, float)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """A centred moving average over a twentieth of the run, narrower at the ends."""
+    half = len(values) // 40
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    return (total[high] - total[low]) / (high - low)
+
+
+def _draw_test(axes, name: str, test: Mapping[str, Any]) -> None:
+    mean, half = test[name], test["ci95"]
+    number = f"{mean:.2%} ± {half:.2%}" if name == "accuracy" else f"{mean:.3g} ± {half:.2g}"
+    axes.axhline(mean, color=_COLORS[2], linestyle="-.", label=f"test {number}")
+    axes.axhspan(mean - half, mean + half, color=_COLORS[2], alpha=0.15, linewidth=0)
+
+
+def _finish(axes, label: str) -> None:
+    axes.set_xlabel("meta-step")
+    axes.set_ylabel({"mse": "mean squared error"}.get(label, label))
+    values = [v for line in axes.get_lines() for v in line.get_ydata() if v > 0]
+    if "accuracy" in label:
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    elif values and max(values) > 20 * min(values):
+        axes.set_yscale("log")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize=9)
