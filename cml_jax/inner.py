@@ -17,9 +17,15 @@ def sgd(learning_rate: PyTree) -> optax.GradientTransformation:
     """
 
     def update(gradients, _):
-        return jax.tree.map(
-            lambda rate, part: jax.tree.map(lambda g: -rate * g, part), learning_rate, gradients
-        )
+        try:
+            return jax.tree.map(
+                lambda rate, part: jax.tree.map(lambda g: -rate * g, part), learning_rate, gradients
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"learning_rate={jax.tree.structure(learning_rate)} is no prefix of the "
+                f"parameters, whose parts are {_parts(gradients)}: use a scalar or a rate per part"
+            ) from error
 
     return optax.stateless(update)
 
@@ -87,11 +93,14 @@ def _select(adapts, params):
             params,
         )
     except ValueError as error:
-        keys = list(params) if isinstance(params, dict) else jax.tree.structure(params)
         raise ValueError(
-            f"adapts={adapts} is no prefix of the parameters, whose parts are {keys}: use True or "
-            "a tree of bools such as {'body': False, 'head': True}"
+            f"adapts={adapts} is no prefix of the parameters, whose parts are {_parts(params)}: "
+            "use True or a tree of bools such as {'body': False, 'head': True}"
         ) from error
+
+
+def _parts(params):
+    return list(params) if isinstance(params, dict) else jax.tree.structure(params)
 
 
 def _merge(fast, params):

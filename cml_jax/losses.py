@@ -53,7 +53,8 @@ def accuracy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
       AssertionError: when a shape or dtype differs; it names the argument.
     """
     _check_classes(outputs, targets)
-    return jnp.mean(outputs.argmax(-1) == targets, dtype=jnp.float32)
+    predicted = outputs.argmax(-1)
+    return jnp.mean(predicted == targets.astype(predicted.dtype), dtype=jnp.float32)
 
 
 def _check_classes(outputs, targets):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cml_jax.types import Batch, Method, MetaState, Metric, Metrics, Params, PyTree, Task
+from cml_jax.types import Batch, MetaState, Method, Metric, Metrics, Params, PyTree, Task
 from cml_jax.weighting import uniform
 
 
@@ -62,7 +62,7 @@ def meta_step(
     Raises:
       TypeError, AssertionError: at trace time, naming the argument, when `tasks` is no batch of
         tasks.
-      ValueError: when chunk does not divide T.
+      ValueError: when chunk does not divide T, or there are no tasks or no examples.
     """
     _check_tasks(tasks)
 
@@ -85,7 +85,7 @@ def meta_step(
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     report = jax.tree.map(lambda m: m.mean(0), report) | {
-        "gradient_norm": optax.global_norm(gradient),
+        "gradient_norm": optax.tree.norm(gradient),
         "weight_min": weights.min(),
         "weight_negative": jnp.mean(weights < 0, dtype=jnp.float32),
     }
@@ -138,7 +138,9 @@ def evaluate(
 
 def _displacement(base, adapted):
     """`base - adapted`; None (no leaf) where `adapt` returned the leaf of `base` itself."""
-    return jax.tree.map(lambda b, a: None if a is b else b - a, base, adapted)
+    displacement = jax.tree.map(lambda b, a: None if a is b else b - a, base, adapted)
+    # Where nothing adapts (no inner steps), one zero: `weigh` reads T from a leaf.
+    return displacement if jax.tree.leaves(displacement) else jnp.zeros(())
 
 
 def _over_tasks(function, tasks, chunk):
@@ -175,6 +177,8 @@ def _check_tasks(tasks):
             name = f"tasks.{part}{jax.tree_util.keystr(path)}"
             if jnp.ndim(leaf) < 2:
                 chex.assert_rank(leaf, 2, custom_message=f"{name} needs leading axes [T, n]")
+            if 0 in leaf.shape[:2]:
+                raise ValueError(f"{name} is empty, {leaf.shape}: give at least one task, example")
             num_tasks = num_tasks or leaf.shape[0]
             num_examples = num_examples or leaf.shape[1]
             chex.assert_axis_dimension(

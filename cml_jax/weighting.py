@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cml_jax.types import PyTree
 
@@ -13,10 +14,10 @@ def uniform(displacements: PyTree) -> jax.Array:
       displacements: a tree with leaves `[T, ...]`; only T is read.
 
     Returns:
-      `[T]` float32.
+      `[T]` float32 (float64 for float64 displacements).
     """
-    num_tasks = jax.tree.leaves(displacements)[0].shape[0]
-    return jnp.full((num_tasks,), 1 / num_tasks, jnp.float32)
+    leaf = jax.tree.leaves(displacements)[0]
+    return jnp.full(leaf.shape[:1], 1 / leaf.shape[0], np.promote_types(leaf.dtype, np.float32))
 
 
 def gradient_agreement(displacements: PyTree) -> jax.Array:
@@ -28,7 +29,8 @@ def gradient_agreement(displacements: PyTree) -> jax.Array:
     all-reduce of s and one of a scalar. `sum_i |w_i| = 1`, so equal displacements give 1 / T and
     learning rates carry over from the mean; a task that disagrees with the batch gets a negative
     weight (the outer loop climbs its loss). Invariant to a common scaling of g. Where the
-    denominator vanishes (displacements that cancel, or none), the weights are uniform.
+    denominator vanishes up to rounding (displacements that cancel, or none), the weights are
+    uniform.
 
     The weights are constants of the outer loop: the paper's derivation (eqs. 9-13) treats them as
     such without saying so, hence stop_gradient here.
@@ -43,11 +45,15 @@ def gradient_agreement(displacements: PyTree) -> jax.Array:
     """
     leaves = jax.tree.leaves(jax.lax.stop_gradient(displacements))
     num_tasks = leaves[0].shape[0]
-    agreement = jnp.zeros((num_tasks,), jnp.promote_types(leaves[0].dtype, jnp.float32))
+    # numpy's promotion: jax's refuses two dtypes where the user made it strict.
+    agreement = jnp.zeros((num_tasks,), np.promote_types(leaves[0].dtype, np.float32))
+    squares = jnp.zeros((), agreement.dtype)
     for leaf in leaves:
         g = leaf.reshape(num_tasks, -1).astype(agreement.dtype)
         # An elementwise product and a sum: a matrix-vector product may round to bfloat16 or TF32.
         agreement += (g * g.sum(0, keepdims=True)).sum(1)
+        squares += jnp.square(g).sum()
     total = jnp.abs(agreement).sum()
-    safe = jnp.where(total > 0, total, 1)
-    return jnp.where(total > 0, agreement / safe, 1 / num_tasks)
+    # What rounding alone leaves of displacements that cancel says nothing about agreement.
+    agrees = total > num_tasks * jnp.finfo(agreement.dtype).eps * squares
+    return jnp.where(agrees, agreement / jnp.where(agrees, total, 1), 1 / num_tasks)

@@ -12,7 +12,7 @@ import numpy as np
 import cml_jax
 from cml_jax.tasks import task_keys
 from experiments import build
-from experiments.checkpoints import Checkpoints
+from experiments.checkpoints import Checkpoints, stop_requested
 from experiments.metrics import read, write_json
 from experiments.platform import make_plan
 from experiments.plots import learning_curve
@@ -45,9 +45,12 @@ def evaluate(config, workdir: Path) -> dict:
     rows = []
     for num_steps in (k or config.num_steps for k in config.eval.num_steps):
         for who, method in build.test_methods(config, problem, num_steps).items():
-            for transductive in (True, False) if problem.batch_statistics else (True,):
-                score = scorer(config, problem, plan, method, "test", transductive)
-                values = score(params, images, count=config.eval.num_tasks)
+            if stop_requested():
+                raise KeyboardInterrupt
+            modes = (True, False) if problem.batch_statistics else (True,)
+            score = scorer(config, problem, plan, method, "test", modes)
+            scores = score(params, images, count=config.eval.num_tasks)
+            for transductive, values in zip(modes, scores, strict=True):
                 rows.append(
                     {"predicts": who, "num_steps": num_steps, "transductive": transductive}
                     | interval(problem.metric_name, values)
@@ -89,10 +92,13 @@ def evaluate(config, workdir: Path) -> dict:
     return results
 
 
-def scorer(config, problem, plan, method, split, transductive=True):
-    """A compiled `(params, images, count=n) -> values [n]`: the metric of a split's first n tasks.
+def scorer(config, problem, plan, method, split, modes=(True,)):
+    """A compiled `(params, images, count=n) -> values`: the metric of a split's first n tasks.
 
     Every device takes an equal share; the tasks that fill the last round up are dropped again.
+
+    Args:
+      modes: for each, whether it is transductive; `values` is a list with `[n]` for each.
     """
     key = jax.random.key(config.seed)
 
@@ -106,11 +112,13 @@ def scorer(config, problem, plan, method, split, transductive=True):
             keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
             sample = partial(problem.sample, queries=config.eval.queries)
             tasks = jax.vmap(sample, (0, None))(keys, images)
-            return cml_jax.evaluate(
-                method, params, tasks, problem.metric, transductive=transductive
-            )
+            return [
+                cml_jax.evaluate(method, params, tasks, problem.metric, transductive=mode)
+                for mode in modes
+            ]
 
-        return jax.lax.map(one_round, keys.reshape(rounds, at_a_time)).reshape(-1)[:count]
+        values = jax.lax.map(one_round, keys.reshape(rounds, at_a_time))
+        return [value.reshape(-1)[:count] for value in values]
 
     return score
 

@@ -95,7 +95,7 @@ def train(config, workdir: Path) -> bool:
         report["tasks_per_second"] = steps * config.tasks_per_step / elapsed
         report["seconds"] = seconds + clock - started
         if step == boundary:
-            values = validate(
+            [values] = validate(
                 state.params, images["validation"], count=config.eval.validation_tasks
             )
             value = report[f"validation/{name}"] = interval(name, values)[name]

@@ -73,7 +73,7 @@ def cml_dagger(
     swapped = maml(
         Model(_init_beside(maml(model, loss, learning_rate=0.0, num_steps=0), co_learner), apply),
         loss,
-        learning_rate=learning_rate,
+        learning_rate={"base": learning_rate, "co_learner": 0.0},
         num_steps=num_steps,
         adapts=adapts,
     )

@@ -1,0 +1,7 @@
+"""The array operations whose derivatives decide the speed."""
+
+from cml_jax.ops.conv import conv
+from cml_jax.ops.norm import batch_norm
+from cml_jax.ops.pool import max_pool
+
+__all__ = ["batch_norm", "conv", "max_pool"]
