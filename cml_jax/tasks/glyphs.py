@@ -11,14 +11,16 @@ from cml_jax.types import Batch, Task
 # Lengths are in sides of the sheet; chosen by eye and by nearest neighbours beside Omniglot.
 _MAX_STROKES = 4
 _STROKE_LENGTH = (0.6, 1.2)
-_MAX_TURN = 2.0  # radians between the thirds of a curved stroke: an arc of most of a circle
+_MAX_TURN = 1.8  # radians between the thirds of a curved stroke: an arc of most of a circle
 _LIFT = 0.3  # how far from a joint the pen comes down again
 _SHAKE = 0.04  # of every control point
 _SLIP = 0.04  # of a whole stroke
 _HAND = 0.12  # how far slant, stretch and turn of a drawing are from none
 _THICKNESS = (0.03, 0.05)
 _SCALE = (0.5, 0.85)
-_PATH_POINTS = 24  # a stroke; closer than the blur that joins them
+_DRAWING_NOISE = 5 * _MAX_STROKES + 2  # control points, strokes, a linear map
+_MIN_EXTENT = 0.6  # of a character, in the units of its strokes
+_PATH_POINTS = 32  # a stroke; above, XLA on CPU stops fusing _ink: 5 ms become 20 for 320 drawings
 
 
 def glyphs(key: jax.Array, *, ways: int, shots: int, queries: int, size: int = 28) -> Task:
@@ -48,20 +50,15 @@ def glyphs(key: jax.Array, *, ways: int, shots: int, queries: int, size: int = 2
     if min(ways, shots, queries, size) < 1:
         raise ValueError(f"{ways=}, {shots=}, {queries=}, {size=}: each must be at least 1")
 
-    # Four draws for the whole task: keys of classes and drawings compile three times as long.
-    keys = jax.random.split(key, 4)
+    # All noise in two draws: on CPU each further one adds about a second to the compilation.
+    uniform_key, normal_key = jax.random.split(key)
     n = shots + queries
-    strokes, drawn = jax.vmap(_character)(
-        jax.random.uniform(keys[0], (ways, 8, _MAX_STROKES)),
-        jax.random.normal(keys[1], (ways, _MAX_STROKES, 2)),
-    )
+    u = jax.random.uniform(uniform_key, (ways, 8 + n, _MAX_STROKES))
+    noise = jax.random.normal(normal_key, (ways, _MAX_STROKES + n * _DRAWING_NOISE, 2))
+    strokes, drawn = jax.vmap(_character)(u[:, :8], noise[:, :_MAX_STROKES])
     draw = jax.vmap(jax.vmap(partial(_drawing, size=size), (None, None, 0, 0)))
-    images = draw(
-        strokes,
-        drawn,
-        jax.random.uniform(keys[2], (ways, n, 4)),
-        jax.random.normal(keys[3], (ways, n, 5 * _MAX_STROKES + 2, 2)),
-    )[..., None]
+    noise = noise[:, _MAX_STROKES:].reshape(ways, n, _DRAWING_NOISE, 2)
+    images = draw(strokes, drawn, u[:, 8:], noise)[..., None]
 
     def batch(examples: jax.Array) -> Batch:
         per_class = examples.shape[1]
@@ -102,7 +99,7 @@ def _drawing(
     Args:
       strokes, drawn: the class.
       u: uniform noise `[4]`.
-      noise: normal noise `[5 * strokes + 2, 2]`.
+      noise: normal noise `[_DRAWING_NOISE, 2]`.
     """
     shake, slip, hand = jnp.split(noise, (4 * _MAX_STROKES, 5 * _MAX_STROKES))
     strokes = strokes + _SHAKE * shake.reshape(strokes.shape) + _SLIP * slip[:, None]
@@ -110,7 +107,8 @@ def _drawing(
     visible = drawn[:, None, None]
     low = jnp.min(path, (0, 1), keepdims=True, where=visible, initial=jnp.inf)
     high = jnp.max(path, (0, 1), keepdims=True, where=visible, initial=-jnp.inf)
-    scale = _between(_SCALE, u[0]) / jnp.max(high - low)
+    # A tight curl stays small: blown up, its path would fall apart into points.
+    scale = _between(_SCALE, u[0]) / jnp.maximum(jnp.max(high - low), _MIN_EXTENT)
     room = (0.92 - scale * (high - low)) / 2
     centre = 0.5 + room * (u[1:3].reshape(room.shape) - 0.5)
     path = centre + scale * (path - (low + high) / 2)
