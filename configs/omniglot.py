@@ -10,7 +10,13 @@ def get_config(ways_shots=None):
     config = default_config()
     config.data.name = "omniglot"
     config.data.ways, config.data.shots = parse_ways_shots(ways_shots, (5, 1))
-    config.data.queries = config.eval.queries = config.data.shots
+    config.data.queries = 5  # MAML trains on 1 to a class; 5 learn more for the same arithmetic
+    config.eval.queries = config.data.shots  # as many as MAML's test has
+    config.eval.every = 250
+    config.eval.validation_tasks = 400
+    config.model.pool = False  # the MAML paper's network for Omniglot
     config.inner_learning_rate = 0.4
-    config.train_steps = 2000
+    config.outer_learning_rate = 3e-3
+    config.outer_schedule = "cosine"
+    config.train_steps = 4000
     return config

@@ -1,23 +1,47 @@
-"""Few-shot sinusoid regression, MAML's protocol.
+"""Few-shot sinusoid regression.
 
     python -m experiments.main --config=configs/sinusoid.py
+    python -m experiments.main --config=configs/sinusoid.py:agreement
+
+The first is MAML's protocol (5 points, one inner step, 70,000 meta-steps), the second that of the
+gradient agreement paper (10 points, five inner steps of Reptile, all phases) as far as it says; add
+--config.weighting=gradient_agreement there.
 """
 
-from experiments.config import default_config
+import math
+
+from experiments.config import ConfigError, default_config
 
 
-def get_config():
+def get_config(protocol="maml"):
     config = default_config()
     config.data.name = "sinusoid"
-    config.data.shots = 5
-    config.data.queries = 5
     config.model.name = "mlp"
-    config.inner_learning_rate = 0.01
-    config.num_steps = 1
-    config.tasks_per_step = 25
-    config.train_steps = 70_000
-    config.eval.num_steps = (1, 5, 10)
+    config.co_learner_scale = 0.2
     config.eval.queries = 100
     config.eval.every = 2500
     config.eval.validation_tasks = 1000
+    if protocol == "maml":
+        config.data.shots = config.data.queries = 5
+        config.inner_learning_rate = 0.01
+        config.num_steps = 1
+        config.tasks_per_step = 25
+        config.train_steps = 70_000
+        config.eval.num_steps = (1, 5, 10)
+    elif protocol == "agreement":
+        config.method = "reptile"
+        config.data.shots = config.data.queries = 10
+        config.data.phase = (0.0, 2 * math.pi)
+        config.model.hidden = (64, 64)
+        config.model.activation = "tanh"
+        config.inner_learning_rate = 0.02
+        config.num_steps = 5
+        config.outer_optimizer = "sgd"
+        config.outer_learning_rate = 1.0
+        config.outer_schedule = "linear"
+        config.tasks_per_step = 16
+        config.train_steps = 30_000
+        config.eval.num_steps = (5, 10, 50)
+    else:
+        raise ConfigError(f"{protocol!r} after the colon of --config: choose maml or agreement")
     return config

@@ -21,6 +21,7 @@ class Problem(NamedTuple):
       sample: `(key, data[split], queries) -> Task`.
       data: split ("train", "validation", "test") to arrays, or to None where tasks are procedural.
       split_hash: of the class lists; "" where tasks are procedural.
+      curve: `(key, x [n, 1]) -> y [n, 1]`, the truth behind a regression task, or None.
       model, co_learner, loss: the networks (co_learner may be None) and the loss of both loops.
       metric_name, metric: "accuracy" or "mse".
       larger_is_better: of the metric.
@@ -30,6 +31,7 @@ class Problem(NamedTuple):
     sample: Callable[[jax.Array, Any, int], Task]
     data: dict[str, Any]
     split_hash: str
+    curve: Callable[[jax.Array, jax.Array], jax.Array] | None
     model: Model
     co_learner: Model | None
     loss: Loss
@@ -50,34 +52,41 @@ def problem(config) -> Problem:
         queries = config.data.queries if split == "train" else config.eval.queries
         jax.eval_shape(partial(sample, queries=queries), jax.random.key(0), data[split])
     model, co_learner = _networks(config)
-    if config.data.name == "sinusoid":
-        error = cml_jax.squared_error
-        goal = (error, "mse", error, False)
-    else:
-        goal = (cml_jax.cross_entropy, "accuracy", cml_jax.accuracy, True)
-    return Problem(sample, data, split_hash, model, co_learner, *goal, config.model.name == "conv4")
+    regression = config.data.name == "sinusoid"
+    error = cml_jax.squared_error
+    return Problem(
+        sample=sample,
+        data=data,
+        split_hash=split_hash,
+        curve=partial(tasks.sinusoid_curve, **_waves(config.data)) if regression else None,
+        model=model,
+        co_learner=co_learner,
+        loss=error if regression else cml_jax.cross_entropy,
+        metric_name="mse" if regression else "accuracy",
+        metric=error if regression else cml_jax.accuracy,
+        larger_is_better=not regression,
+        batch_statistics=config.model.name == "conv4",
+    )
+
+
+def _waves(config):
+    return {"amplitude": tuple(config.amplitude), "phase": tuple(config.phase)}
 
 
 def _tasks(config):
+    """The sampler, the arrays of each split that it draws from, and the hash of their classes."""
     procedural = {"train": None, "validation": None, "test": None}
-    counts = {"shots": config.shots}
     if config.name == "sinusoid":
-        draw = partial(
-            tasks.sinusoid, **counts, amplitude=tuple(config.amplitude), phase=tuple(config.phase)
-        )
+        draw = partial(tasks.sinusoid, shots=config.shots, **_waves(config))
         return (lambda key, _, queries: draw(key, queries=queries)), procedural, ""
-    counts["ways"] = config.ways
+    shape = {"ways": config.ways, "shots": config.shots}
     if config.name == "glyphs":
-        draw = partial(tasks.glyphs, **counts)
+        draw = partial(tasks.glyphs, **shape)
         return (lambda key, _, queries: draw(key, queries=queries)), procedural, ""
     splits = _load(config)
-    draw = partial(tasks.episodes, **counts, rotations=config.rotations)
+    draw = partial(tasks.episodes, **shape, rotations=config.rotations)
     data = {split: getattr(splits, split) for split in procedural}
-    return (
-        (lambda key, images, queries: draw(key, images, queries=queries)),
-        data,
-        splits.split_hash,
-    )
+    return draw, data, splits.split_hash
 
 
 def _load(config):

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import cml_jax
@@ -15,7 +16,7 @@ from experiments import build
 from experiments.checkpoints import Checkpoints, stop_requested
 from experiments.metrics import read, write_json
 from experiments.platform import make_plan
-from experiments.plots import learning_curve
+from experiments.plots import fits, learning_curve
 
 
 def evaluate(config, workdir: Path) -> dict:
@@ -89,7 +90,25 @@ def evaluate(config, workdir: Path) -> dict:
         title=workdir.name,
         results=results,
     )
+    if problem.curve is not None:
+        fits(_example_fits(config, problem, params), workdir / "fits.png", workdir.name)
     return results
+
+
+def _example_fits(config, problem, params, count=3):
+    """The first test tasks with their predictions before and after adaptation, for a picture."""
+    x = jnp.linspace(-5.0, 5.0, 200)[:, None]
+    examples = []
+    for key in task_keys(jax.random.key(config.seed), "test", 0, count):
+        support = problem.sample(key, None, 1).support
+        predicted = {}
+        for steps in sorted({0, *(k or config.num_steps for k in config.eval.num_steps)}):
+            method = build.base_method(config, problem, steps)
+            predicted[steps] = method.predict(method.adapt(params, support), x)[0][:, 0]
+        true = problem.curve(key, x)[:, 0]
+        points = (support.inputs[:, 0], support.targets[:, 0])
+        examples.append({"x": x[:, 0], "true": true, "support": points, "predicted": predicted})
+    return examples
 
 
 def scorer(config, problem, plan, method, split, modes=(True,)):

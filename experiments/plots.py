@@ -76,7 +76,37 @@ def compare(
     figure.savefig(path, dpi=150)
 
 
-def _figure(panels: int):
+def fits(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str) -> None:
+    """Draws regression tasks: the true curve, the support points, and what is predicted.
+
+    Args:
+      tasks: of each "x" `[n]`, "true" `[n]`, "support" `([k], [k])`, and "predicted", a mapping
+        from inner steps to `[n]`.
+      path: the picture; its suffix is the format.
+      title: above it.
+    """
+    figure = _figure(len(tasks) / 2)
+    if figure is None:
+        return
+    for axes, task in zip(figure.subplots(1, len(tasks), sharey=True), tasks, strict=True):
+        axes.plot(
+            task["x"], task["true"], color=_COLORS[-1], linewidth=2.5, alpha=0.3, label="true"
+        )
+        for i, (steps, values) in enumerate(task["predicted"].items()):
+            label = "before" if steps == 0 else f"{steps} step" + "s" * (steps > 1)
+            style = {"color": _COLORS[i], "linestyle": _STYLES[i % len(_STYLES)]}
+            axes.plot(task["x"], values, label=label, **style)
+        axes.plot(*task["support"], "^", color=_COLORS[3], label="support")
+        _finish(axes, "y")
+        axes.set_xlabel("x")
+    for axes in figure.axes[1:]:
+        axes.get_legend().remove()
+        axes.set_ylabel("")
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
+def _figure(panels: float):
     """An empty figure, or None without matplotlib."""
     try:
         from matplotlib.figure import Figure

@@ -39,8 +39,8 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, inputs):
         shape = inputs.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         return batch_norm(inputs, scale, bias)
 
 

@@ -21,7 +21,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     A convolution is linear in each argument, and the derivatives of it and of its weight gradient
     are these two again. Each has its derivative written with the pair, so that under `vmap` with a
     kernel per task, at any order, XLA on CPU sees batched matrix products; the convolutions it
-    would build from `lax.conv_general_dilated` are some ten times slower.
+    would build from `lax.conv_general_dilated` are many times slower.
 
     Reverse mode of any order; no forward mode (`jax.jvp`), which `jax.custom_vjp` excludes.
 

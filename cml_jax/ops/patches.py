@@ -50,6 +50,6 @@ def _patches(x: jax.Array, size: tuple[int, int], stride: int) -> jax.Array:
     (kh, kw), (height, width) = size, x.shape[1:3]
     pads = [(0, 0, 0), (kh // 2, kh // 2, 0), (kw // 2, kw // 2, 0), (0, 0, 0)]
     x = lax.pad(x, jnp.zeros((), x.dtype), pads)
-    # Columns, then rows: half the time of kh * kw slices at once, with one channel a quarter.
+    # Columns, then rows: a fifth less time than kh * kw slices at once, half with one channel.
     x = lax.concatenate([x[:, :, j : j + width : stride] for j in range(kw)], 3)
     return lax.concatenate([x[:, i : i + height : stride] for i in range(kh)], 3)

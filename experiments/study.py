@@ -1,0 +1,157 @@
+"""Studies: runs that belong together, their table and their picture.
+
+    python -m experiments.study omniglot
+
+makes the runs of a study under runs/ (finished ones are kept, an interrupted one goes on), stores
+their numbers in docs/results/, and writes docs/results.md anew from all that is stored there.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.metrics import read, write_json
+from experiments.plots import compare
+
+_RESULTS = Path("docs/results")
+
+
+class Study(NamedTuple):
+    """Runs that differ in a few settings.
+
+    Attributes:
+      title: of the section.
+      published: what the papers report, and what to know in comparing.
+      config: the value of `--config`.
+      runs: label to the overrides, as on the command line without `--config.`.
+      curve: the number of metrics.jsonl that the picture shows.
+    """
+
+    title: str
+    published: str
+    config: str
+    runs: dict[str, tuple[str, ...]]
+    curve: str
+
+
+_CML = ("co_learner=conv",)
+_GA = ("weighting=gradient_agreement",)
+
+STUDIES = {
+    "omniglot": Study(
+        title="Omniglot, 5-way 1-shot",
+        published="Published: MAML 98.7 ± 0.4 (600 tasks, transductive, 60,000 meta-steps, three "
+        "inner steps at test), gradient agreement 98.6 ± 0.63; the CML paper's untuned MAML 91.78 "
+        "and CML 93.99.",
+        config="configs/omniglot.py",
+        runs={"MAML": (), "MAML + CML": _CML, "MAML + agreement": _GA},
+        curve="validation/accuracy",
+    ),
+    "sinusoid": Study(
+        title="Sinusoids, 5 points, MAML's protocol",
+        published="Published (MAML, 70,000 meta-steps): squared error 0.67 / 0.38 / 0.35 after "
+        "1 / 5 / 10 inner steps. CML's paper gives a figure and no number.",
+        config="configs/sinusoid.py",
+        runs={"MAML": (), "MAML + CML": ("co_learner=mlp",), "MAML + agreement": _GA},
+        curve="validation/mse",
+    ),
+    "sinusoid_agreement": Study(
+        title="Sinusoids, 10 points, Reptile",
+        published="Published (Eshratifar et al., section 4.1; 1,000 tasks): Reptile 0.13, gradient "
+        "agreement 0.08. The paper states neither its rates, nor its meta-batch, nor the inner "
+        "steps at test.",
+        config="configs/sinusoid.py:agreement",
+        runs={"Reptile": (), "Reptile + agreement": _GA},
+        curve="validation/mse",
+    ),
+}
+
+
+def main(names: list[str]) -> int:
+    """Makes the named studies and writes docs/results.md; returns the exit code."""
+    unknown = [name for name in names if name not in STUDIES]
+    if unknown or not names:
+        print(
+            f"error: {unknown[0] if unknown else 'nothing'!r} to make: name some of "
+            f"{', '.join(STUDIES)}",
+            file=sys.stderr,
+        )
+        return 2
+    for name in names:
+        if not _make(name, STUDIES[name]):
+            return 1
+    stored = {name: _RESULTS / f"{name}.json" for name in STUDIES}
+    sections = [_section(name, path) for name, path in stored.items() if path.exists()]
+    Path("docs/results.md").write_text("\n".join([_HEAD, *sections]), encoding="utf-8")
+    return 0
+
+
+def _make(name: str, study: Study) -> bool:
+    results, curves = {}, {}
+    for label, overrides in study.runs.items():
+        workdir = Path("runs") / name / label.lower().replace(" + ", "-").replace(" ", "-")
+        arguments = [f"--config={study.config}", *(f"--config.{o}" for o in overrides)]
+        command = ["-m", "experiments.main", *arguments]
+        print(f"== {label}: python {' '.join(command)}", flush=True)
+        if subprocess.run([sys.executable, *command, f"--workdir={workdir}"]).returncode:
+            return False
+        results[label] = json.loads((workdir / "results.json").read_text())
+        results[label]["command"] = "python " + " ".join(command)
+        curves[label] = read(workdir / "metrics.jsonl")
+    write_json(_RESULTS / f"{name}.json", results)
+    compare(curves, _RESULTS / f"{name}.png", study.title, study.curve)
+    return True
+
+
+_HEAD = """# Results
+
+Written by `python -m experiments.study NAME`; every number is from a run of this code, made by the
+command beside it. ± is the half-width of the 95% interval over the test tasks of one seed
+(1.96 sd / sqrt(n)); the checkpoint is the best of validation.
+"""
+
+
+def _section(name: str, path: Path) -> str:
+    study, results = STUDIES[name], json.loads(path.read_text())
+    rows = {label: result["test_all"] for label, result in results.items()}
+    percent = "accuracy" in next(iter(rows.values()))[0]
+    header = ["run", "predicts", "inner steps"]
+    header += ["all queries at once", "each query alone"] if percent else ["mean squared error"]
+    lines = [
+        f"## {study.title}",
+        "",
+        study.published,
+        "",
+        _line(header),
+        _line(["---"] * len(header)),
+    ]
+    for label, tests in rows.items():
+        cells = {}
+        for test in tests:
+            mean, half = (test[k] * (100 if percent else 1) for k in (_metric(percent), "ci95"))
+            number = f"{mean:.2f} ± {half:.2f}" if percent else f"{mean:.3f} ± {half:.3f}"
+            cells.setdefault((test["predicts"], test["num_steps"]), []).append(number)
+        lines += [_line([label, who, str(steps), *c]) for (who, steps), c in cells.items()]
+    first = next(iter(results.values()))
+    lines += ["", f"{first['test']['num_tasks']} test tasks, {first['plan']}."]
+    lines += [f"\n![{study.title}](results/{name}.png)\n"]
+    lines += [_line(["run", "best step", "minutes of training", "command"]), _line(["---"] * 4)]
+    for label, result in results.items():
+        minutes = f"{result['wall_seconds'] / 60:.1f}"
+        step = str(result["validation"]["step"])
+        lines.append(_line([label, step, minutes, f"`{result['command']}`"]))
+    return "\n".join(lines) + "\n"
+
+
+def _metric(percent: bool) -> str:
+    return "accuracy" if percent else "mse"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,60 @@
+"""Strict tests: silent promotions and warnings are errors; four simulated devices; no cache."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["MPLBACKEND"] = "Agg"
+# The tests compile much and compute little: the same programs, their machine code not polished.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+import jax
+import optax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_enable_compilation_cache", False)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+_bias_correction = optax.tree.bias_correction
+
+
+def _promoting_bias_correction(*args, **kwargs):
+    with jax.numpy_dtype_promotion("standard"):
+        return _bias_correction(*args, **kwargs)
+
+
+# optax's Adam raises a Python float to an int32 count: the one promotion here that is not ours.
+optax.tree.bias_correction = _promoting_bias_correction
+
+
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", "error")
+    if "s" not in config.option.reportchars:
+        config.option.reportchars += "s"  # A skipped test says so, and why, whatever the options.
+
+
+@pytest.fixture
+def x64():
+    """Float64 inside the test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def mesh():
+    """Four devices along "task"; Auto axes, since vmapped convolutions fail on Explicit ones."""
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((4,), ("task",), axis_types=auto, devices=jax.devices("cpu"))
+
+
+@pytest.fixture
+def data_dir():
+    """The folder of real data files."""
+    folder = os.environ.get("CML_JAX_DATA")
+    if not folder:
+        pytest.skip("REAL DATA NOT TESTED: set CML_JAX_DATA to the folder of the data files")
+    if not Path(folder).is_dir():
+        pytest.fail(f"CML_JAX_DATA={folder} is no folder: correct it, or unset it to skip")
+    return Path(folder)

@@ -1,0 +1,285 @@
+"""The operations against XLA's own, in float64, through two derivatives and under vmap."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from cml_jax.ops import batch_norm, conv, max_pool
+
+# The function `conv` hides the module of that name.
+conv_module = importlib.import_module("cml_jax.ops.conv")
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def xla_conv(x, kernel, stride=1):
+    pads = [(size // 2, size // 2) for size in kernel.shape[:2]]
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=numbers)
+
+
+def xla_max_pool(x):
+    window = (1, 2, 2, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
+
+
+def adapted_loss(apply, stride):
+    """MAML's shape: a loss after one gradient step on both arguments, squared to be nonlinear."""
+
+    def loss(x, kernel):
+        y = apply(x, kernel, stride)
+        return jnp.mean(jnp.square(y)) + jnp.mean(jnp.sin(y))
+
+    def adapted(x, kernel, query):
+        dx, dkernel = jax.grad(loss, (0, 1))(x, kernel)
+        return loss(query - 0.1 * dx, kernel - 0.1 * dkernel)
+
+    return adapted
+
+
+def assert_close(actual, desired, tolerance=1e-10):
+    def close(a, b):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+    jax.tree.map(close, actual, desired)
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "features", "stride"),
+    [
+        ((6, 7), 1, 16, 1),
+        ((7, 6), 3, 4, 1),
+        ((5, 5), 5, 3, 1),
+        ((6, 7), 1, 16, 2),
+        ((7, 6), 3, 4, 2),
+        ((5, 5), 5, 3, 2),
+        ((1, 2), 3, 2, 2),
+        ((7, 8), 16, 16, 2),
+        ((8, 8), 16, 16, 1),  # from 16 channels on by Winograd's method: even, odd, least sizes
+        ((5, 6), 16, 17, 1),
+        ((1, 1), 16, 16, 1),
+    ],
+)
+def test_conv_equals_xla_through_two_derivatives(size, channels, features, stride):
+    with jax.enable_x64(True):
+        x, query = (normal(seed, 3, *size, channels) for seed in (0, 1))
+        kernel = normal(2, 3, 3, channels, features)
+        values = (jax.jit(apply, static_argnums=2)(x, kernel, stride) for apply in (conv, xla_conv))
+        assert_close(*values)
+        ours, reference = (
+            jax.jit(jax.value_and_grad(adapted_loss(apply, stride), (0, 1, 2)))(x, kernel, query)
+            for apply in (conv, xla_conv)
+        )
+        assert_close(ours, reference)
+
+
+@pytest.mark.parametrize(("size", "stride"), [((1, 1), 2), ((5, 3), 1), ((5, 3), 3)])
+def test_conv_takes_any_odd_kernel(size, stride):
+    with jax.enable_x64(True):
+        x, query = (normal(seed, 2, 6, 7, 3) for seed in (0, 1))
+        kernel = normal(2, *size, 3, 4)
+        ours, reference = (
+            jax.jit(jax.grad(adapted_loss(apply, stride), (0, 1, 2)))(x, kernel, query)
+            for apply in (conv, xla_conv)
+        )
+        assert_close(ours, reference)
+
+
+@pytest.mark.parametrize(
+    ("channels", "stride", "kernel_axis"), [(3, 1, 0), (16, 1, 0), (16, 2, 0), (16, 1, None)]
+)
+def test_conv_under_vmap_equals_a_loop_over_tasks(channels, stride, kernel_axis):
+    with jax.enable_x64(True):
+        x, query = (normal(seed, 3, 2, 5, 6, channels) for seed in (0, 1))
+        kernel = normal(2, 3, 3, 3, channels, 16)
+        kernel = kernel if kernel_axis == 0 else kernel[0]
+        adapted = jax.value_and_grad(adapted_loss(conv, stride), (0, 1, 2))
+        reference = jax.jit(jax.value_and_grad(adapted_loss(xla_conv, stride), (0, 1, 2)))
+        batched = jax.jit(jax.vmap(adapted, (0, kernel_axis, 0)))(x, kernel, query)
+        for i in range(3):
+            task_kernel = kernel[i] if kernel_axis == 0 else kernel
+            ours = jax.tree.map(lambda a, i=i: a[i], batched)
+            assert_close(ours, reference(x[i], task_kernel, query[i]))
+
+
+def test_conv_of_a_batch_of_kernels_and_one_batch_of_images():
+    with jax.enable_x64(True):
+        x, kernels = normal(0, 2, 5, 6, 16), normal(1, 3, 3, 3, 16, 16)
+
+        def loss(apply):
+            return lambda kernels: jnp.sum(jnp.sin(apply(x, kernels)))
+
+        def loop(x, kernels):
+            return jnp.stack([xla_conv(x, kernel) for kernel in kernels])
+
+        ours, reference = (
+            jax.jit(jax.value_and_grad(loss(apply)))(kernels)
+            for apply in (jax.vmap(conv, (None, 0)), loop)
+        )
+        assert_close(ours, reference)
+
+
+@pytest.mark.parametrize(("channels", "stride"), [(3, 1), (3, 2), (16, 1)])
+@pytest.mark.parametrize("images", [4, 1])  # 4 does not divide 6: blocks of 3
+def test_conv_in_blocks_of_images_equals_conv_at_once(monkeypatch, channels, stride, images):
+    with jax.enable_x64(True):
+        x, kernel = normal(0, 6, 5, 4, channels), normal(1, 3, 3, channels, 16)
+
+        def gradient(apply):
+            def loss(x, kernel):
+                return jnp.sum(jnp.sin(apply(x, kernel, stride)))
+
+            return jax.jit(jax.value_and_grad(loss, (0, 1)))
+
+        monkeypatch.setattr(conv_module, "_BLOCK_BYTES", images * 9 * 5 * 4 * channels * 8)
+        assert "scan" in str(jax.make_jaxpr(gradient(conv))(x, kernel))
+        assert_close(gradient(conv)(x, kernel), gradient(xla_conv)(x, kernel))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_forms_for_accelerators_equal_the_forms_for_cpu(stride):
+    with jax.enable_x64(True):
+        x, kernel = normal(0, 2, 5, 6, 16), normal(1, 3, 3, 16, 16)
+        g = normal(2, *xla_conv(x, kernel, stride).shape)
+        module = conv_module
+        convs = (jax.jit(f, static_argnums=2) for f in (module._conv_xla, module._conv_cpu))
+        assert_close(*(f(x, kernel, stride) for f in convs))
+        gradients = (module._weight_gradient_xla, module._weight_gradient_cpu)
+        gradients = (jax.jit(f, static_argnums=(2, 3)) for f in gradients)
+        assert_close(*(f(x, g, (3, 3), stride) for f in gradients))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 4e-2)])
+@pytest.mark.parametrize("channels", [3, 32])
+def test_conv_keeps_the_dtype_and_its_accuracy(dtype, tolerance, channels):
+    x, kernel = normal(0, 4, 6, 6, channels), normal(1, 3, 3, channels, 32)
+    scale = np.sqrt(9 * channels)
+    x, kernel = x.astype(dtype), (kernel / scale).astype(dtype)
+
+    def loss(apply, x, kernel):
+        return jnp.mean(jnp.square(apply(x, kernel)))
+
+    def gradients(apply, dtype):
+        gradient = jax.jit(jax.grad(lambda *a: loss(apply, *a), (0, 1)))
+        return gradient(x.astype(dtype), kernel.astype(dtype))
+
+    for ours, reference in zip(
+        (jax.jit(conv)(x, kernel), *gradients(conv, dtype)),
+        (xla_conv(x, kernel), *gradients(xla_conv, "float32")),
+        strict=True,
+    ):
+        assert ours.dtype == dtype
+        ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
+        assert np.abs(ours - reference).max() <= tolerance * np.abs(reference).max()
+
+
+def test_conv_says_what_is_wrong_in_one_line():
+    with pytest.raises(ValueError, match="3 channels but the kernel takes 1"):
+        conv(jnp.zeros((1, 4, 4, 3)), jnp.zeros((3, 3, 1, 2)))
+    with pytest.raises(ValueError, match="use odd sizes"):
+        conv(jnp.zeros((1, 4, 4, 3)), jnp.zeros((2, 3, 3, 2)))
+
+
+@pytest.mark.parametrize("size", [(6, 8), (7, 3)])
+def test_max_pool_equals_reduce_window_through_two_derivatives(size):
+    with jax.enable_x64(True):
+        x = normal(0, 3, *size, 4)
+        assert_close(max_pool(x), xla_max_pool(x))
+
+        def loss(pool, x):
+            return jnp.sum(jnp.sin(pool(x)))
+
+        def adapted(pool, x):
+            return jnp.sum(jnp.cos(x - 0.1 * jax.grad(loss, 1)(pool, x)))
+
+        first, second = (jax.jit(jax.grad(f, 1), static_argnums=0) for f in (loss, adapted))
+
+        # reduce_window has no second derivative: the winners are constants, so gather them.
+        def gathered(x):
+            n, h, w, c = x.shape
+            x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c)
+            x = jnp.moveaxis(x, 2, 3).reshape(n, h // 2, w // 2, 4, c)
+            return jnp.take_along_axis(x, jnp.argmax(x, 3, keepdims=True), 3)[:, :, :, 0]
+
+        assert_close(first(max_pool, x), first(xla_max_pool, x))
+        assert_close(second(max_pool, x), second(gathered, x))
+
+
+def test_max_pool_splits_the_gradient_among_equal_entries():
+    window = jnp.asarray([[1.0, 1.0], [1.0, 1.0]]).reshape(1, 2, 2, 1)
+    gradient = jax.grad(lambda x: jnp.sum(max_pool(x)))(window)
+    np.testing.assert_array_equal(gradient.ravel(), [0.25, 0.25, 0.25, 0.25])
+    gradient = jax.grad(lambda x: jnp.sum(max_pool(x)))(window.at[0, 1, 1, 0].set(0.0))
+    np.testing.assert_array_equal(gradient.ravel(), [0.25, 0.5, 0.25, 0.0])
+
+
+@pytest.mark.parametrize("operation", [max_pool, lambda x: batch_norm(x, x[0, 0, 0], x[0, 0, 1])])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_pool_and_norm_keep_the_dtype_under_vmap(operation, dtype):
+    x = normal(0, 3, 2, 4, 6, 5).astype(dtype)
+    batched = jax.jit(jax.vmap(operation))(x)
+    assert batched.dtype == dtype
+    desired = np.stack([np.asarray(operation(task), np.float32) for task in x])
+    tolerance = {"float32": 1e-5, "bfloat16": 5e-2}[dtype]
+    np.testing.assert_allclose(np.asarray(batched, np.float32), desired, tolerance, tolerance)
+
+
+def plain_batch_norm(x, scale, bias):
+    flat = x.reshape(-1, x.shape[-1])
+    ones = jnp.ones((flat.shape[0], 1), x.dtype) / flat.shape[0]
+    centred = flat - ones.T @ flat
+    variance = ones.T @ centred**2
+    return (centred / jnp.sqrt(variance + 1e-5) * scale[None] + bias[None]).reshape(x.shape)
+
+
+def test_batch_norm_equals_its_definition_through_two_derivatives():
+    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+        x, scale, bias = normal(0, 4, 5, 6, 3) + 2.0, normal(1, 3), normal(2, 3)
+
+        def loss(norm, x, scale, bias):
+            return jnp.mean(jnp.sin(norm(x, scale, bias)))
+
+        def adapted(norm, *arguments):
+            gradients = jax.grad(loss, (1, 2, 3))(norm, *arguments)
+            moved = jax.tree.map(lambda a, g: a - 10.0 * g, arguments, tuple(gradients))
+            return loss(norm, *moved)
+
+        assert_close(batch_norm(x, scale, bias), plain_batch_norm(x, scale, bias))
+        ours, reference = (
+            jax.jit(jax.value_and_grad(adapted, (1, 2, 3)), static_argnums=0)(norm, x, scale, bias)
+            for norm in (batch_norm, plain_batch_norm)
+        )
+        assert_close(ours, reference)
+
+
+def test_batch_norm_gradient_is_accurate_in_float32():
+    x = np.random.default_rng(0).normal(5.0, 1.0, (10, 28, 28, 4))
+    cotangent = np.random.default_rng(1).normal(size=x.shape)
+
+    def gradient(x):
+        scale, bias = jnp.ones((4,), x.dtype), jnp.zeros((4,), x.dtype)
+        _, pull = jax.vjp(batch_norm, x, scale, bias)
+        return pull(jnp.asarray(cotangent, x.dtype))
+
+    with jax.enable_x64(True):
+        desired = gradient(jnp.asarray(x))
+    for a, b in zip(gradient(jnp.asarray(x, jnp.float32)), desired, strict=True):
+        b = np.asarray(b)
+        assert np.abs(np.asarray(a, np.float64) - b).max() <= 1e-4 * np.abs(b).max()
+
+
+def test_convs_compile_to_no_convolution_on_cpu():
+    if jax.default_backend() != "cpu":
+        pytest.skip("the forms for CPU are not what this backend runs")
+    gradient = jax.grad(adapted_loss(conv, 1), (0, 1, 2))
+    batch = jnp.zeros((2, 3, 6, 6, 16), jnp.float32)
+    kernel = jnp.zeros((2, 3, 3, 16, 16), jnp.float32)
+    lowered = jax.jit(jax.vmap(gradient)).lower(batch, kernel, batch).as_text()
+    assert "dot_general" in lowered and "convolution" not in lowered
