@@ -31,8 +31,10 @@ COMBINATIONS = [name + suffix for name in METHODS for suffix in ("", "+cml")]
 @cache
 def build(name, model=MODEL, co_learner=CO_LEARNER, loss=squared_error, scale=0.5):
     """`METHODS[name](model, loss)`; `name` may end in "+cml"."""
-    method = METHODS[name.removesuffix("+cml")](model, loss)
-    return cml(method, co_learner, loss, scale=scale) if name.endswith("+cml") else method
+    if name.endswith("+cml"):
+        method = build(name.removesuffix("+cml"), model, co_learner, loss)
+        return cml(method, co_learner, loss, scale=scale)
+    return METHODS[name](model, loss)
 
 
 def sinusoids(num_tasks=8, seed=0):

@@ -122,7 +122,7 @@ def test_the_base_starts_as_without_a_co_learner():
     assert set(params) == {"base", "co_learner"}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["maml", "boil", "reptile_adam"])
 def test_scale_zero_is_the_base_bit_for_bit(name):
     states = []
     for method in (build(name), build(name + "+cml", scale=0.0)):

@@ -63,14 +63,15 @@ def _weight_gradient(x, g, size, stride):
     )
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _input_gradient(g, kernel, shape, stride):
-    """The convolution of the cotangent, spread by the stride, with the kernel turned round."""
-    spread = [
-        (0, size - ((out - 1) * stride + 1), stride - 1)
-        for size, out in zip(shape[1:3], g.shape[1:3], strict=True)
-    ]
-    g = lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
-    return _conv(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), 1)
+    """The cotangent of an input of shape `[h, w]`."""
+    return lax.platform_dependent(
+        g,
+        kernel,
+        cpu=partial(_input_gradient_cpu, shape=shape, stride=stride),
+        default=partial(_input_gradient_xla, shape=shape, stride=stride),
+    )
 
 
 def _conv_forward(x, kernel, stride):
@@ -80,7 +81,7 @@ def _conv_forward(x, kernel, stride):
 def _conv_backward(stride, saved, g):
     x, kernel = saved
     return (
-        _input_gradient(g, kernel, x.shape, stride),
+        _input_gradient(g, kernel, x.shape[1:3], stride),
         _weight_gradient(x, g, kernel.shape[:2], stride),
     )
 
@@ -91,11 +92,21 @@ def _weight_gradient_forward(x, g, size, stride):
 
 def _weight_gradient_backward(size, stride, saved, kernel):
     x, g = saved
-    return _input_gradient(g, kernel, x.shape, stride), _conv(x, kernel, stride)
+    return _input_gradient(g, kernel, x.shape[1:3], stride), _conv(x, kernel, stride)
+
+
+def _input_gradient_forward(g, kernel, shape, stride):
+    return _input_gradient(g, kernel, shape, stride), (g, kernel)
+
+
+def _input_gradient_backward(shape, stride, saved, x):
+    g, kernel = saved
+    return _conv(x, kernel, stride), _weight_gradient(x, g, kernel.shape[:2], stride)
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
 _weight_gradient.defvjp(_weight_gradient_forward, _weight_gradient_backward)
+_input_gradient.defvjp(_input_gradient_forward, _input_gradient_backward)
 
 
 def _conv_cpu(x, kernel, stride):
@@ -108,6 +119,12 @@ def _conv_cpu(x, kernel, stride):
         return block(x)
     y = lax.map(block, x.reshape(blocks, -1, *x.shape[1:]))
     return y.reshape(-1, *y.shape[2:])
+
+
+def _input_gradient_cpu(g, kernel, shape, stride):
+    if stride == 1:
+        return _conv_cpu(g, _turned(kernel), 1)
+    return patches.conv_input_gradient(g, kernel, shape, stride)
 
 
 def _weight_gradient_cpu(x, g, size, stride):
@@ -142,6 +159,26 @@ def _conv_xla(x, kernel, stride):
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def _input_gradient_xla(g, kernel, shape, stride):
+    pads = [
+        (k // 2, size + k - 1 - k // 2 - ((out - 1) * stride + 1))
+        for k, size, out in zip(kernel.shape, shape, g.shape[1:3], strict=False)
+    ]
+    return lax.conv_general_dilated(
+        g,
+        _turned(kernel),
+        (1, 1),
+        pads,
+        lhs_dilation=(stride, stride),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _turned(kernel):
+    """The kernel that carries cotangents back: half a turn, and the channels exchanged."""
+    return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
 
 
 def _weight_gradient_xla(x, g, size, stride):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 
@@ -43,6 +44,51 @@ def conv_weight_gradient(
     else:
         product = lax.optimization_barrier(jnp.tensordot(g, patches, ((0, 1, 2), (0, 1, 2)))).T
     return product.reshape(*size, channels, features)
+
+
+def conv_input_gradient(
+    g: jax.Array, kernel: jax.Array, shape: tuple[int, int], stride: int
+) -> jax.Array:
+    """The gradient of the convolution in its input, without the zeros that a stride spreads.
+
+    Of the kernel's rows a pixel in row `s * i + r` meets only those with `a = r + kh // 2` modulo
+    the stride s, so the pixels of each remainder (and likewise of the columns) are patches of `g`
+    and one product with that part of the kernel: together as many products as the convolution has.
+
+    Args:
+      g: `[n, ho, wo, f]`, a cotangent of the convolution's output.
+      kernel: `[kh, kw, c, f]`.
+      shape: `(h, w)` of the input.
+      stride: of both axes.
+
+    Returns:
+      `[n, h, w, c]`.
+    """
+    outs = [-(-size // stride) for size in shape]
+    reach = max(kernel.shape[:2]) // stride + 1
+    g = lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *[(reach, reach, 0)] * 2, (0, 0, 0)])
+
+    def taps(k, r):
+        """The kernel's places that remainder r meets, and how far from it each reads."""
+        places = [a for a in range(k) if (r + k // 2 - a) % stride == 0]
+        return places, [reach + (r + k // 2 - a) // stride for a in places]
+
+    def part(r, q):
+        (rows, row_starts), (columns, column_starts) = (
+            taps(kernel.shape[0], r),
+            taps(kernel.shape[1], q),
+        )
+        if not rows or not columns:
+            return jnp.zeros((g.shape[0], *outs, kernel.shape[2]), g.dtype)
+        x = lax.concatenate([g[:, :, j : j + outs[1]] for j in column_starts], 3)
+        x = lax.concatenate([x[:, i : i + outs[0]] for i in row_starts], 3)
+        weights = kernel[np.ix_(rows, columns)].swapaxes(2, 3)
+        return jnp.tensordot(x, weights.reshape(-1, kernel.shape[2]), 1)
+
+    x = [jnp.stack([part(r, q) for q in range(stride)], 3) for r in range(stride)]
+    x = jnp.stack(x, 2)
+    x = x.reshape(g.shape[0], outs[0] * stride, outs[1] * stride, -1)
+    return x[:, : shape[0], : shape[1]]
 
 
 def _patches(x: jax.Array, size: tuple[int, int], stride: int) -> jax.Array:
