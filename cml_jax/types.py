@@ -15,7 +15,7 @@ Metric = Loss
 
 
 class Batch(NamedTuple):
-    """Examples: `inputs` is any pytree with leaves `[n, ...]`, `targets` one with leaves `[n, ...]`."""
+    """Examples: `inputs` and `targets` are any pytrees with leaves `[n, ...]`."""
 
     inputs: PyTree
     targets: PyTree
@@ -34,7 +34,7 @@ class Model(NamedTuple):
 
     Attributes:
       init: `(key, inputs) -> {"body": ..., "head": ...}`.
-      apply: `(params, inputs) -> (outputs, features)`; `features` is what the body hands to the head.
+      apply: `(params, inputs) -> (outputs, features)`; `features`: what the body hands to the head.
 
     A co-learner is a `Model` too: its inputs are features, its params any tree.
     """
@@ -47,7 +47,7 @@ class Method(NamedTuple):
     """A meta-learner as four pure functions of one task. Static: bind it, never trace it.
 
     Attributes:
-      init: `(key, inputs) -> params`, `{"base": {"body", "head"}}`; wrappers add keys beside "base".
+      init: `(key, inputs) -> params`, `{"base": {"body", "head"}}`; wrappers add keys beside it.
       adapt: `(params, support) -> adapted`, the inner loop; `adapted` has the structure of
         `params["base"]`, and the very leaves of it that the method does not adapt.
       predict: `(adapted, inputs) -> (outputs, features)`.
@@ -63,7 +63,7 @@ class Method(NamedTuple):
 
 
 class MetaState(NamedTuple):
-    """What training changes: `params` (`{"base", ...}`), the outer `opt_state`, and `step` (int32)."""
+    """What training changes: `params` (`{"base", ...}`), outer `opt_state`, `step` (int32)."""
 
     params: Params
     opt_state: optax.OptState

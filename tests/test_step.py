@@ -144,12 +144,11 @@ def test_four_devices_are_one(name, chunk, mesh):
     assert_repeats(results, unsharded(name))
     for weigh in results:
         assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(results[weigh]))
-    if chunk is None:
-        # The weighted sum is all that the devices tell each other.
-        program = step.as_text()
-        assert "all-reduce" in program
-        for other in ("all-gather", "all-to-all", "collective-permute"):
-            assert other not in program
+    # The weighted sum is all that the devices tell each other.
+    program = step.as_text()
+    assert "all-reduce" in program
+    for other in ("all-gather", "all-to-all", "collective-permute"):
+        assert other not in program
 
 
 @pytest.mark.parametrize("name", ODD_CUTS)

@@ -1,4 +1,4 @@
-"""Cooperative meta-learning: a co-learner on the adapted body's features, in the outer loop alone."""
+"""Cooperative meta-learning: a co-learner on the adapted body's features, outer loop alone."""
 
 import jax
 
