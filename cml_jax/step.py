@@ -81,7 +81,10 @@ def meta_step(
 
     gradients, (displacements, report) = _over_tasks(one_task, tasks, chunk)
     weights = weigh(displacements)
-    gradient = jax.tree.map(lambda g: jnp.tensordot(weights.astype(g.dtype), g, 1), gradients)
+    exact = jax.lax.Precision.HIGHEST  # never TF32 or bfloat16 for a few million products
+    gradient = jax.tree.map(
+        lambda g: jnp.tensordot(weights.astype(g.dtype), g, 1, precision=exact), gradients
+    )
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     report = jax.tree.map(lambda m: m.mean(0), report) | {

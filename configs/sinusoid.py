@@ -39,7 +39,7 @@ def get_config(protocol="maml"):
         config.outer_optimizer = "sgd"
         config.outer_learning_rate = 1.0
         config.outer_schedule = "linear"
-        config.tasks_per_step = 16
+        config.tasks_per_step = 5
         config.train_steps = 30_000
         config.eval.num_steps = (5, 10, 50)
     else:

@@ -7,6 +7,7 @@ their numbers in docs/results/, and writes docs/results.md anew from all that is
 """
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +64,12 @@ STUDIES = {
         "agreement 0.08. The paper states neither its rates, nor its meta-batch, nor the inner "
         "steps at test.",
         config="configs/sinusoid.py:agreement",
-        runs={"Reptile": (), "Reptile + agreement": _GA},
+        runs={
+            "Reptile": (),
+            "Reptile + agreement": _GA,
+            "Reptile, rate 0.1": ("outer_learning_rate=0.1",),
+            "Reptile + agreement, rate 0.1": (*_GA, "outer_learning_rate=0.1"),
+        },
         curve="validation/mse",
     ),
 }
@@ -91,7 +97,7 @@ def main(names: list[str]) -> int:
 def _make(name: str, study: Study) -> bool:
     results, curves = {}, {}
     for label, overrides in study.runs.items():
-        workdir = Path("runs") / name / label.lower().replace(" + ", "-").replace(" ", "-")
+        workdir = Path("runs") / name / re.sub(r"[^a-z0-9.]+", "-", label.lower())
         arguments = [f"--config={study.config}", *(f"--config.{o}" for o in overrides)]
         command = ["-m", "experiments.main", *arguments]
         print(f"== {label}: python {' '.join(command)}", flush=True)

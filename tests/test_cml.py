@@ -225,3 +225,9 @@ def test_daggers_start_as_cml_and_evaluate_what_it_trained(dagger):
         task = jax.tree.map(lambda x, t=t: x[t], tasks)
         outputs, _ = dagger.predict(dagger.adapt(params, task.support), task.query.inputs)
         np.testing.assert_allclose(values[t], squared_error(outputs, task.query.targets), 1e-5)
+
+
+def test_one_co_learner_a_method():
+    twice = cml(build("maml+cml"), CO_LEARNER, squared_error, scale=1.0)
+    with pytest.raises(ValueError, match="one co-learner"):
+        twice.init(jax.random.key(0), jnp.zeros((3, 1)))

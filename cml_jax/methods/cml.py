@@ -116,6 +116,8 @@ def cml_dagger_released(method: Method, co_learner: Model) -> Method:
 def _init_beside(method, co_learner):
     def init(key, inputs):
         params = method.init(key, inputs)
+        if "co_learner" in params:
+            raise ValueError("cml(cml(...)): a method has one co-learner, wrap the base method")
         _, features = method.predict(params["base"], inputs)
         # fold_in, not split: the base starts as it would alone, so that runs can be paired.
         return params | {"co_learner": co_learner.init(jax.random.fold_in(key, 1), features)}
