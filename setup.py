@@ -11,7 +11,7 @@ EXTRAS = {
     "cuda12": ["jax[cuda12]>=0.10"],
     "cuda13": ["jax[cuda13]>=0.10"],
     "tpu": ["jax[tpu]>=0.10"],
-    "tests": ["pytest>=8", "ruff>=0.14", "matplotlib>=3.8"],
+    "tests": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.14", "matplotlib>=3.8"],
 }
 
 setup(

@@ -1,6 +1,6 @@
 """Few-shot classification of procedural characters: nothing to download.
 
-    python -m experiments.main --config=configs/glyphs.py[:5way-1shot]
+python -m experiments.main --config=configs/glyphs.py[:5way-1shot]
 """
 
 from experiments.config import default_config, parse_ways_shots

@@ -1,6 +1,6 @@
 """Few-shot classification of handwritten characters: Omniglot, 28 x 28, MAML's protocol.
 
-    python -m experiments.main --config=configs/omniglot.py[:5way-1shot]
+python -m experiments.main --config=configs/omniglot.py[:5way-1shot]
 """
 
 from experiments.config import default_config, parse_ways_shots
