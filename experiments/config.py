@@ -5,12 +5,9 @@ import hashlib
 import importlib.util
 import json
 import re
-import sys
-import traceback
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
-from absl import flags
 from ml_collections import ConfigDict
 
 from experiments.metrics import write_json
@@ -89,7 +86,6 @@ KEYS = {
 # final test, none of which changes the parameters or which checkpoint is best.
 _FREE = ("plan.", "data.dir", "eval.num_tasks", "eval.num_steps", "checkpoint_every_minutes")
 _FREE += ("log_every_seconds", "tensorboard")
-_CONFIGS = Path(__file__).parent.parent / "configs"
 _TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -141,12 +137,12 @@ def check(config: ConfigDict) -> None:
         raise ConfigError(f"get_config() returned {type(config).__name__}: return a ConfigDict")
     values = _flat(config)
     for name in values.keys() - KEYS.keys():
-        raise ConfigError(_unknown(name))
+        raise ConfigError(unknown_key(name))
     for name, key in KEYS.items():
         if name not in values:
             raise ConfigError(f"the config has no {name}: start it from default_config()")
         if not _valid(values[name], key):
-            raise ConfigError(f"{name}={values[name]!r}: needs {_describe(key)}")
+            raise ConfigError(f"{name}={values[name]!r}: needs {describe_key(key)}")
     _check_together(config)
 
 
@@ -186,49 +182,6 @@ def _check_together(c: ConfigDict) -> None:
             "tensorboard=True needs tensorboardX: pip install 'cml_jax[tensorboard]', "
             "or leave it out"
         )
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line and checks the config: `app.run(main, flags_parser=parse_flags)`.
-
-    Needs a flag `--config` made by `config_flags.DEFINE_config_file`. Prints one line and exits
-    with 2 on any mistake; prints the help and exits with 0 on `--help`.
-
-    Args:
-      argv: the command line with the program's name.
-
-    Returns:
-      The program's name alone: there are no arguments but flags.
-    """
-    if {"--help", "-help", "-h", "-?", "--helpshort", "-helpshort"} & set(argv[1:]):
-        print(_help())
-        sys.exit(0)
-    try:
-        path = _check_overrides(flags.FLAGS.read_flags_from_files(argv, force_gnu=False))
-        rest = _parse(argv, path)
-        if len(rest) > 1:
-            hint = f": did you mean --config={rest[1]}" if rest[1].endswith(".py") else ""
-            raise ConfigError(
-                f"{rest[1]!r} is no flag{hint or ': every setting is --config.KEY=VALUE'}"
-            )
-        check(flags.FLAGS.config)
-    except (ConfigError, flags.Error) as error:
-        fail(error, 2)
-    if flags.FLAGS["verbosity"].using_default_value:
-        flags.FLAGS.verbosity = -1  # warnings: at absl's default, orbax tells of each file
-    return rest
-
-
-def fail(error: Exception | str, code: int) -> NoReturn:
-    """Prints an error as one line and ends the program.
-
-    Args:
-      error: what went wrong, and the fix.
-      code: 2 for a mistake in what was asked for, 1 for a failure of the run.
-    """
-    line = " ".join(str(error).split())
-    print(f"error: {line}", file=sys.stderr)
-    sys.exit(code)
 
 
 def default_workdir(config_path: str, config: ConfigDict) -> Path:
@@ -323,10 +276,10 @@ def _valid(value: Any, key: Key) -> bool:
     return key.allowed[0] <= value <= key.allowed[1]  # False for nan
 
 
-def _describe(key: Key) -> str:
+def describe_key(key: Key) -> str:
     """What a key takes, in words: `an integer from 1 to 10000`."""
     if isinstance(key.default, tuple):
-        inner = _describe(Key(key.default[0], key.allowed, ""))
+        inner = describe_key(Key(key.default[0], key.allowed, ""))
         return f"a tuple such as '{','.join(map(str, key.default))}', each {inner}"
     if isinstance(key.default, str) and key.allowed:
         return "one of " + ", ".join(choice for choice in key.allowed if choice)
@@ -334,7 +287,7 @@ def _describe(key: Key) -> str:
     return f"{words} from {key.allowed[0]} to {key.allowed[1]}" if key.allowed else words
 
 
-def _unknown(name: str) -> str:
+def unknown_key(name: str) -> str:
     """The line for a key that does not exist, with the nearest that does."""
     leaves = {key.rsplit(".", 1)[-1]: key for key in KEYS}
     near = difflib.get_close_matches(name, KEYS, 2)
@@ -344,91 +297,3 @@ def _unknown(name: str) -> str:
         return f"--config.{name} is a group: set one of {', '.join(inside)}"
     hint = f"did you mean --config.{' or --config.'.join(near)}?" if near else "--help lists them"
     return f"there is no setting --config.{name}: {hint}"
-
-
-def _config_files() -> list[str]:
-    """The config files of the project, as a user would write them."""
-    return sorted(f"configs/{p.name}" for p in _CONFIGS.glob("*.py") if p.name[0] != "_")
-
-
-def _check_overrides(argv: list[str]) -> str:
-    """Checks the names in `--config.NAME=` and that `--config` names a file; returns its value."""
-    path = None
-    for i, argument in enumerate(argv):
-        if argument == "--":
-            break
-        if match := re.match(r"--?(?:no)?config\.([^=]*)", argument):
-            if match[1] not in KEYS:
-                raise ConfigError(_unknown(match[1]))
-        elif match := re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL):
-            following = argv[i + 1] if i + 1 < len(argv) else ""
-            path = match[1] if match[1] is not None else following
-    names = _config_files()
-    if not path:
-        raise ConfigError(
-            f"no --config: choose --config={' or --config='.join(names) or 'FILE.py'}"
-        )
-    file = path.split(":", 1)[0]
-    if not Path(file).is_file():
-        by_stem = {Path(name).stem: name for name in names}
-        near = difflib.get_close_matches(Path(file).stem, by_stem, 1)
-        hint = f"did you mean {by_stem[near[0]]}?" if near else f"there are {', '.join(names)}"
-        raise ConfigError(f"no config file {file}: {hint}")
-    return path
-
-
-def _parse(argv: list[str], path: str) -> list[str]:
-    """`FLAGS(argv)`, with the many ways in which a config file can fail told as one line."""
-    try:
-        return flags.FLAGS(argv)
-    except ConfigError:
-        raise
-    except flags.IllegalFlagValueError as error:
-        lines = str(error).strip().splitlines()
-        if match := re.match(r"flag --config\.([^=]*)=(.*?): ", lines[0]):
-            needs = _describe(KEYS[match[1]])
-            raise ConfigError(f"--config.{match[1]}={match[2]}: needs {needs}") from None
-        if "get_config() takes 0 positional arguments" in lines[-1]:
-            raise ConfigError(f"{path}: this config takes nothing after a colon") from None
-        at = re.findall(rf'File "{re.escape(path.split(":", 1)[0])}", line (\d+)', str(error))
-        raise _told(path, at[-1] if at else None, lines[-1]) from None
-    except flags.Error:
-        raise
-    except Exception as error:  # whatever a config file can raise
-        file = path.split(":", 1)[0]
-        frames = traceback.extract_tb(error.__traceback__)
-        line = next((frame.lineno for frame in reversed(frames) if frame.filename == file), None)
-        message = f"{type(error).__name__}: {error}"
-        if match := re.match(r"AttributeError: .?Key \"(\w+)\" does not exist", message):
-            message = _unknown(match[1])
-        raise _told(path, line, message) from None
-
-
-def _told(path: str, line: int | str | None, message: str) -> ConfigError:
-    """An error inside of a config file: where it is, and the start of its message."""
-    file = path.split(":", 1)[0]
-    return ConfigError(f"{file}{f':{line}' if line else ''}: {message.splitlines()[0][:200]}")
-
-
-def _help() -> str:
-    """The text of `--help`."""
-    rows = [
-        f"  --config.{name}={key.default!r}".ljust(46) + f" {key.meaning} [{_describe(key)}]"
-        for name, key in KEYS.items()
-    ]
-    return "\n".join(
-        [
-            "Trains a meta-learner, then tests the checkpoint that was best in validation:",
-            "  python -m experiments.main --config=configs/FILE.py:5way-1shot --config.seed=1",
-            "Some files take a string after a colon. The same command resumes a run.",
-            "",
-            "Config files: " + ", ".join(_config_files()),
-            "",
-            "  --workdir=FOLDER   of the run (default: runs/CONFIG-METHOD-HASH)",
-            "  --evaluate         only test a run that is trained",
-            "  --verbosity=1      tracebacks, and what every library logs (--helpfull: all flags)",
-            "",
-            "Settings, with the defaults that a config file may change:",
-            *rows,
-        ]
-    )

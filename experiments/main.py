@@ -5,7 +5,8 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments.config import ConfigError, default_workdir, fail, parse_flags, record
+from experiments.command_line import fail, parse_flags
+from experiments.config import ConfigError, default_workdir, record
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:5way-1shot")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run, made when it is missing")

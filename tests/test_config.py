@@ -112,7 +112,7 @@ def test_ways_and_shots():
         ([], "no --config: choose --config=configs/glyphs.py or"),
         (["--config=configs/glyps.py"], "no config file configs/glyps.py: did you mean configs/gl"),
         ([GLYPHS + ":20way-5shoot"], "'20way-5shoot' after the colon"),
-        (["--config=configs/sinusoid.py:5way-1shot"], "takes nothing after a colon"),
+        (["--config=configs/sinusoid.py:5way-1shot"], "choose maml or agreement"),
         ([GLYPHS, "--config.inner_lerning_rate=3"], "did you mean --config.inner_learning_rate"),
         ([GLYPHS, "--config.data.shot=3"], "did you mean --config.data.shots"),
         ([GLYPHS, "--config.data=3"], "--config.data is a group"),
@@ -152,6 +152,14 @@ def test_a_mistake_in_a_config_file_is_told_with_its_line(tmp_path, body, messag
     last = result.stderr.splitlines()[-1]
     assert last.startswith("error: ") and re.search(message, last)
     assert "Traceback" not in result.stderr
+
+
+def test_a_config_file_without_variants_says_so(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("def get_config():\n    return None\n")
+    result = run(f"--config={path}:5way-1shot")
+    assert result.returncode == 2
+    assert "takes nothing after a colon" in result.stderr
 
 
 def test_help_names_every_setting():
