@@ -66,6 +66,10 @@ def make_plan(config) -> Plan:
     if not count:
         limit = 1 if small and on_cpu else len(jax.devices())
         count = max(d for d in range(1, limit + 1) if config.tasks_per_step % d == 0)
+    if count > len(jax.devices()):
+        raise ValueError(
+            f"plan.devices={count} but there are {len(jax.devices())}: lower --config.plan.devices"
+        )
     if config.tasks_per_step % count:
         raise ValueError(
             f"tasks_per_step={config.tasks_per_step} does not divide by {count} devices: change "
