@@ -1,0 +1,159 @@
+"""The same meta-step in PyTorch: `vmap` over tasks and `grad`, or a Python loop over tasks.
+
+    python -m benchmarks.torch_step --workload=W1 --params=FILE.npz [--loop]
+"""
+
+import argparse
+import json
+import os
+import resource
+import time
+
+import numpy as np
+import torch
+from torch.func import grad, vmap
+from torch.nn import functional as F
+
+from benchmarks.workloads import WORKLOADS
+
+
+def convolutional(name, params, images, pool=True):
+    """A block: convolution, batch norm with the batch's statistics, ReLU, max-pool."""
+    images = F.conv2d(images, params[f"{name}/kernel"], params[f"{name}/bias"], padding=1)
+    scale, shift = params[f"{name}/BatchNorm_0/scale"], params[f"{name}/BatchNorm_0/bias"]
+    images = F.relu(F.batch_norm(images, None, None, scale, shift, training=True))
+    return F.max_pool2d(images, 2) if pool else images
+
+
+def network(params, inputs):
+    """Outputs, and what the co-learner reads."""
+    if inputs.ndim == 2:
+        for layer in ("body/Linear_0", "body/Linear_1"):
+            inputs = F.relu(linear(params, f"base/{layer}/Dense_0", inputs))
+        return linear(params, "base/head/Dense_0", inputs), inputs
+    for i in range(3):
+        inputs = convolutional(f"base/body/ConvBlock_{i}", params, inputs)
+    features = convolutional("base/body/ConvBlock_3", params, inputs, pool=False)
+    pooled = F.max_pool2d(features, 2).flatten(1)
+    return linear(params, "base/head/Linear_0/Dense_0", pooled), features
+
+
+def co_learner(params, features):
+    """Two convolution blocks, max-pool, linear."""
+    features = convolutional("co_learner/ConvBlock_0", params, features, pool=False)
+    features = convolutional("co_learner/ConvBlock_1", params, features)
+    return linear(params, "co_learner/Linear_0/Dense_0", features.flatten(1))
+
+
+def linear(params, name, inputs):
+    return F.linear(inputs, params[f"{name}/kernel"], params[f"{name}/bias"])
+
+
+def load(path):
+    """The parameters that cml_jax wrote, in PyTorch's layouts."""
+    params = {}
+    for name, value in np.load(path).items():
+        if value.ndim == 4:
+            value = value.transpose(3, 2, 0, 1)
+        elif value.ndim == 2:
+            value = value.T
+        params[name] = torch.tensor(np.ascontiguousarray(value))
+    return params
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workload", choices=WORKLOADS, default="W1")
+    parser.add_argument("--params", required=True)
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--loop", action="store_true", help="a Python loop over tasks")
+    args = parser.parse_args()
+    workload = WORKLOADS[args.workload]
+    params = load(args.params)
+    # The flattened map of the heads is in another order here: [c, h, w] instead of [h, w, c].
+    for name, value in params.items():
+        side = workload.size // 16
+        if value.ndim == 2 and workload.ways and value.shape[1] == side * side * 64:
+            value = value.reshape(-1, side, side, 64).permute(0, 3, 1, 2)
+            params[name] = value.reshape(value.shape[0], -1).contiguous()
+    data = [torch.tensor(array) for array in workload.data()]
+    if workload.ways:
+        data[0], data[2] = (x.permute(0, 1, 4, 2, 3).contiguous() for x in (data[0], data[2]))
+        data[1], data[3] = data[1].long(), data[3].long()
+    loss = F.cross_entropy if workload.ways else F.mse_loss
+    adapted = [name for name in params if name.startswith("base/")]
+
+    def task_loss(params, s_inputs, s_targets, q_inputs, q_targets):
+        def support_loss(fast):
+            return loss(network(params | fast, s_inputs)[0], s_targets)
+
+        fast = {name: params[name] for name in adapted}
+        for _ in range(workload.inner_steps):
+            if args.loop:
+                gradients = torch.autograd.grad(
+                    support_loss(fast), list(fast.values()), create_graph=True
+                )
+                gradients = dict(zip(fast, gradients, strict=True))
+            else:
+                gradients = grad(support_loss)(fast)
+            fast = {k: v - workload.inner_rate * gradients[k] for k, v in fast.items()}
+        outputs, features = network(params | fast, q_inputs)
+        value = loss(outputs, q_targets)
+        total = value + loss(co_learner(params, features), q_targets) if workload.co_learner else value
+        return total, value
+
+    if args.loop:
+        for value in params.values():
+            value.requires_grad_()
+
+        def gradient(params):
+            report = 0.0
+            for task in zip(*data, strict=True):
+                total, value = task_loss(params, *task)
+                (total / workload.tasks).backward()
+                report += value.item() / workload.tasks
+            return {k: v.grad for k, v in params.items()}, report
+    else:
+
+        def mean_loss(params):
+            totals, values = vmap(task_loss, (None, 0, 0, 0, 0))(params, *data)
+            return totals.mean(), values.mean()
+
+        def gradient(params):
+            gradients, value = grad(mean_loss, has_aux=True)(params)
+            return gradients, float(value)
+
+    optimizer = torch.optim.Adam(params.values(), 1e-3)
+
+    def step():
+        optimizer.zero_grad()
+        gradients, value = gradient(params)
+        for name, parameter in params.items():
+            parameter.grad = gradients[name]
+        optimizer.step()
+        return value
+
+    first_loss = step()
+    times = []
+    for _ in range(args.runs):
+        started = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - started)
+    median = float(np.median(times))
+    result = {
+        "workload": args.workload,
+        "ms_median": 1e3 * median,
+        "ms_min": 1e3 * min(times),
+        "runs": len(times),
+        "gflops": workload.gflop() / median,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "first_loss": first_loss,
+        "load": os.getloadavg()[0],
+        "plan": "Python loop over tasks" if args.loop else "torch.func vmap over tasks",
+        "versions": {"torch": torch.__version__},
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""What is timed: one second-order MAML step over a whole meta-batch, Adam outside."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Workload(NamedTuple):
+    """One meta-step.
+
+    Attributes:
+      meaning: in words.
+      ways: classes; 0 is sinusoid regression with a 1-40-40-1 perceptron.
+      size, channels: of an image.
+      tasks: in the meta-batch.
+      support, query: examples of a task.
+      inner_steps: gradient steps, and `inner_rate` their size.
+      co_learner: whether CML's convolutional co-learner is trained along.
+    """
+
+    meaning: str
+    ways: int
+    size: int
+    channels: int
+    tasks: int
+    support: int
+    query: int
+    inner_steps: int
+    inner_rate: float
+    co_learner: bool = False
+
+    def gflop(self) -> float:
+        """Arithmetic of a step, counted by hand, in GFLOP (multiplications and additions).
+
+        A support image costs nine forward passes an inner step (forward 1, backward 2, their
+        derivatives 6; four in layer 1, whose input needs no gradient), a query image three (two).
+        """
+        if not self.ways:
+            widths = (1, 40, 40, 1)
+            forward = sum(2 * a * b for a, b in zip(widths, widths[1:], strict=False))
+            return self.tasks * forward * (9 * self.inner_steps * self.support + 3 * self.query) / 1e9
+        layers, size, channels = [], self.size, self.channels
+        for _ in range(4):
+            layers.append(2 * 9 * size * size * channels * 64)
+            size, channels = size // 2, 64
+        rest = sum(layers[1:])
+        support = self.inner_steps * self.support * (9 * rest + 4 * layers[0])
+        query = self.query * (3 * rest + 2 * layers[0])
+        if self.co_learner:
+            before_pool = self.size // 8
+            query += self.query * 3 * 2 * (2 * 9 * before_pool**2 * 64 * 64)
+        return self.tasks * (support + query) / 1e9
+
+    def data(self):
+        """Support inputs, support targets, query inputs, query targets, leaves `[tasks, n, ...]`."""
+        random = np.random.default_rng(0)
+
+        def batch(count):
+            if not self.ways:
+                x = random.uniform(-5, 5, (self.tasks, count, 1)).astype(np.float32)
+                return x, np.sin(x)
+            shape = (self.tasks, count, self.size, self.size, self.channels)
+            targets = np.tile(np.arange(count) % self.ways, (self.tasks, 1)).astype(np.int32)
+            # Each class has a pattern of its own, so that the losses are those of real training.
+            pattern = random.random((self.tasks, self.ways, *shape[2:]), np.float32)
+            noise = random.random(shape, np.float32)
+            tasks = np.arange(self.tasks)[:, None]
+            return 0.5 * pattern[tasks, targets] + 0.5 * noise, targets
+
+        return *batch(self.support), *batch(self.query)
+
+
+WORKLOADS = {
+    "W1": Workload("Omniglot 5-way 1-shot, Conv4-64", 5, 28, 1, 32, 5, 5, 1, 0.4),
+    "W2": Workload("Omniglot 20-way 1-shot, Conv4-64", 20, 28, 1, 16, 20, 20, 5, 0.1),
+    "W3": Workload("miniImageNet 5-way 1-shot, Conv4-64 + CML", 5, 84, 3, 4, 5, 75, 1, 0.5, True),
+    "W4": Workload("sinusoid, 10 points, 1-40-40-1", 0, 0, 0, 25, 10, 10, 5, 0.01),
+}
