@@ -8,7 +8,7 @@ from functools import partial
 from importlib.metadata import version
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from benchmarks.workloads import WORKLOADS
 from experiments import platform
@@ -27,6 +27,7 @@ _EXPORT = flags.DEFINE_string("export", "", "write the initial parameters to thi
 
 
 def main(_):
+    logging.set_verbosity(logging.WARNING)
     workload = WORKLOADS[_WORKLOAD.value]
     workload = workload._replace(
         inner_steps=_INNER_STEPS.value or workload.inner_steps, tasks=_TASKS.value or workload.tasks
@@ -57,9 +58,7 @@ def measure(workload, config) -> dict:
     method = build(workload)
     optimizer = optax.adam(1e-3)
     s_inputs, s_targets, q_inputs, q_targets = workload.data()
-    tasks = cml_jax.Task(
-        cml_jax.Batch(s_inputs, s_targets), cml_jax.Batch(q_inputs, q_targets)
-    )
+    tasks = cml_jax.Task(cml_jax.Batch(s_inputs, s_targets), cml_jax.Batch(q_inputs, q_targets))
     state = cml_jax.init(method, optimizer, jax.random.key(0), jnp.asarray(s_inputs[0]))
     if _EXPORT.value:
         leaves = jax.tree_util.tree_leaves_with_path(state.params)

@@ -1,6 +1,6 @@
 """The same meta-step in PyTorch: `vmap` over tasks and `grad`, or a Python loop over tasks.
 
-    python -m benchmarks.torch_step --workload=W1 --params=FILE.npz [--loop]
+python -m benchmarks.torch_step --workload=W1 --params=FILE.npz [--loop]
 """
 
 import argparse
@@ -99,7 +99,9 @@ def main():
             fast = {k: v - workload.inner_rate * gradients[k] for k, v in fast.items()}
         outputs, features = network(params | fast, q_inputs)
         value = loss(outputs, q_targets)
-        total = value + loss(co_learner(params, features), q_targets) if workload.co_learner else value
+        total = (
+            value + loss(co_learner(params, features), q_targets) if workload.co_learner else value
+        )
         return total, value
 
     if args.loop:

@@ -38,7 +38,9 @@ class Workload(NamedTuple):
         if not self.ways:
             widths = (1, 40, 40, 1)
             forward = sum(2 * a * b for a, b in zip(widths, widths[1:], strict=False))
-            return self.tasks * forward * (9 * self.inner_steps * self.support + 3 * self.query) / 1e9
+            return (
+                self.tasks * forward * (9 * self.inner_steps * self.support + 3 * self.query) / 1e9
+            )
         layers, size, channels = [], self.size, self.channels
         for _ in range(4):
             layers.append(2 * 9 * size * size * channels * 64)
@@ -52,7 +54,7 @@ class Workload(NamedTuple):
         return self.tasks * (support + query) / 1e9
 
     def data(self):
-        """Support inputs, support targets, query inputs, query targets, leaves `[tasks, n, ...]`."""
+        """Support inputs and targets, query inputs and targets, leaves `[tasks, n, ...]`."""
         random = np.random.default_rng(0)
 
         def batch(count):
