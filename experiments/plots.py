@@ -85,7 +85,7 @@ def fits(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str
       path: the picture; its suffix is the format.
       title: above it.
     """
-    figure = _figure(len(tasks) / 2)
+    figure = _figure(len(tasks) / 1.8)
     if figure is None:
         return
     for axes, task in zip(figure.subplots(1, len(tasks), sharey=True), tasks, strict=True):
@@ -99,9 +99,11 @@ def fits(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str
         axes.plot(*task["support"], "^", color=_COLORS[3], label="support")
         _finish(axes, "y")
         axes.set_xlabel("x")
+        if axes is not figure.axes[-1]:
+            axes.get_legend().remove()
     for axes in figure.axes[1:]:
-        axes.get_legend().remove()
         axes.set_ylabel("")
+    figure.axes[-1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=150)
 
@@ -143,10 +145,10 @@ def _draw_test(axes, name: str, test: Mapping[str, Any]) -> None:
 def _finish(axes, label: str) -> None:
     axes.set_xlabel("meta-step")
     axes.set_ylabel({"mse": "mean squared error"}.get(label, label))
-    values = [v for line in axes.get_lines() for v in line.get_ydata() if v > 0]
+    values = [v for line in axes.get_lines() for v in line.get_ydata()]
     if "accuracy" in label:
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
-    elif values and max(values) > 20 * min(values):
+    elif values and max(values) > 20 * min(values) > 0:
         axes.set_yscale("log")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
