@@ -10,9 +10,14 @@ def get_config(ways_shots=None):
     config = default_config()
     config.data.name = "glyphs"
     config.data.ways, config.data.shots = parse_ways_shots(ways_shots, (5, 1))
-    config.data.queries = config.eval.queries = config.data.shots
+    config.data.queries = 5
+    config.eval.queries = config.data.shots
     config.model.pool = False
     config.inner_learning_rate = 0.4
-    config.train_steps = 500
+    config.outer_learning_rate = 3e-3
+    config.outer_schedule = "cosine"
+    config.tasks_per_step = 16
+    config.train_steps = 300
     config.eval.every = 100
+    config.eval.num_tasks = 600
     return config

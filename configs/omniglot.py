@@ -1,6 +1,13 @@
-"""Few-shot classification of handwritten characters: Omniglot, 28 x 28, MAML's protocol.
+"""Few-shot classification of handwritten characters: Omniglot, 28 x 28.
 
-python -m experiments.main --config=configs/omniglot.py[:5way-1shot]
+    python -m experiments.main --config=configs/omniglot.py[:5way-1shot]
+
+5-way 1-shot on 4 CPU cores: 16 minutes from a cold start, 98.8 +- 0.3% on 1,000 test tasks (all
+queries at once, one inner step; each query alone: 97.8 +- 0.4%). docs/results.md has the variants.
+
+MAML's network and inner rate; what differs from its recipe makes it short: 4,000 meta-steps instead
+of 60,000, with five queries a class instead of one, and a rate that decays from 3e-3 to 0 along a
+cosine. Each rotation of a character by 90 degrees is a class, in all splits.
 """
 
 from experiments.config import default_config, parse_ways_shots
