@@ -5,7 +5,17 @@ from collections.abc import Callable
 import jax
 import optax
 
-from cml_jax.types import Params, PyTree
+from cml_jax.types import Batch, Loss, Model, Params, PyTree
+
+
+def loss_on(model: Model, loss: Loss, batch: Batch) -> Callable[[Params], jax.Array]:
+    """The loss of `model` on `batch` as a function of its parameters, to a scalar."""
+
+    def batch_loss(base):
+        outputs, _ = model.apply(base, batch.inputs)
+        return loss(outputs, batch.targets)
+
+    return batch_loss
 
 
 def sgd(learning_rate: PyTree) -> optax.GradientTransformation:

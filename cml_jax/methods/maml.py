@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from cml_jax.inner import gradient_descent, sgd
+from cml_jax.inner import gradient_descent, loss_on, sgd
 from cml_jax.types import Loss, Method, Model, PyTree
 
 
@@ -40,12 +40,8 @@ def maml(
         return {"base": model.init(key, inputs)}
 
     def adapt(params, support):
-        def support_loss(base):
-            outputs, _ = model.apply(base, support.inputs)
-            return loss(outputs, support.targets)
-
         return gradient_descent(
-            support_loss,
+            loss_on(model, loss, support),
             params["base"],
             sgd(learning_rate),
             num_steps,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cml_jax.inner import gradient_descent
+from cml_jax.inner import gradient_descent, loss_on
 from cml_jax.types import Loss, Method, Model
 
 
@@ -36,12 +36,8 @@ def reptile(
         return {"base": model.init(key, inputs)}
 
     def adapt(params, support):
-        def support_loss(base):
-            outputs, _ = model.apply(base, support.inputs)
-            return loss(outputs, support.targets)
-
         return gradient_descent(
-            support_loss, params["base"], optimizer, num_steps, first_order=True
+            loss_on(model, loss, support), params["base"], optimizer, num_steps, first_order=True
         )
 
     def objective(params, adapted, query, prediction=None):
