@@ -202,7 +202,7 @@ def default_workdir(config_path: str, config: ConfigDict) -> Path:
 
 
 def record(config: ConfigDict, workdir: Path, evaluate: bool = False) -> None:
-    """Writes `config.json` on a run's first start, and compares with it on every other.
+    """Writes `config.json` until training has begun (`last/` is there), then compares with it.
 
     Free to differ: plan.*, data.dir, eval.num_tasks, eval.num_steps, checkpoint_every_minutes,
     log_every_seconds and tensorboard; with `evaluate`, all of eval.*.
@@ -218,7 +218,7 @@ def record(config: ConfigDict, workdir: Path, evaluate: bool = False) -> None:
     """
     path = Path(workdir) / "config.json"
     now = json.loads(json.dumps(_flat(config)))
-    if not path.exists():
+    if not (path.parent / "last").exists():
         if evaluate:
             raise ConfigError(f"no run in {workdir}: train it first (the same without --evaluate)")
         try:

@@ -185,7 +185,9 @@ def test_the_folder_is_a_function_of_what_matters():
 
 def test_a_run_resumes_only_with_its_own_settings(tmp_path):
     workdir = tmp_path / "run"
-    record(default_config(), workdir)
+    record(changed(seed=7), workdir)
+    record(default_config(), workdir)  # a start that failed before training binds to nothing
+    (workdir / "last").mkdir()
     assert json.loads((workdir / "config.json").read_text())["data.ways"] == 5
     record(changed(**{"plan.devices": 2, "eval.num_steps": (5,)}), workdir)
     with pytest.raises(ConfigError, match=r"\(eval.queries 15 -> 3, seed 0 -> 7\): set them back"):
@@ -196,18 +198,24 @@ def test_a_run_resumes_only_with_its_own_settings(tmp_path):
 
 
 def test_a_setting_added_since_has_its_default_in_older_runs(tmp_path):
+    (tmp_path / "last").mkdir(exist_ok=True)
     record(default_config(), tmp_path)
     path = tmp_path / "config.json"
     stored = json.loads(path.read_text())
     del stored["remat"]
     path.write_text(json.dumps(stored))
+    (tmp_path / "last").mkdir(exist_ok=True)
     record(default_config(), tmp_path)
     with pytest.raises(ConfigError, match="remat False -> True"):
         record(changed(remat=True), tmp_path)
 
 
 def test_an_unreadable_record_stops_the_run(tmp_path):
+    (tmp_path / "last").mkdir()
+    with pytest.raises(ConfigError, match="config.json is unreadable"):
+        record(default_config(), tmp_path)
     for text in ("", "{", "[1]", "3", "\x00"):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(ConfigError, match="config.json is unreadable"):
-            record(default_config(), tmp_path)
+            (tmp_path / "last").mkdir(exist_ok=True)
+    record(default_config(), tmp_path)
