@@ -198,13 +198,12 @@ def test_a_run_resumes_only_with_its_own_settings(tmp_path):
 
 
 def test_a_setting_added_since_has_its_default_in_older_runs(tmp_path):
-    (tmp_path / "last").mkdir(exist_ok=True)
     record(default_config(), tmp_path)
+    (tmp_path / "last").mkdir()
     path = tmp_path / "config.json"
     stored = json.loads(path.read_text())
     del stored["remat"]
     path.write_text(json.dumps(stored))
-    (tmp_path / "last").mkdir(exist_ok=True)
     record(default_config(), tmp_path)
     with pytest.raises(ConfigError, match="remat False -> True"):
         record(changed(remat=True), tmp_path)
@@ -217,5 +216,4 @@ def test_an_unreadable_record_stops_the_run(tmp_path):
     for text in ("", "{", "[1]", "3", "\x00"):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(ConfigError, match="config.json is unreadable"):
-            (tmp_path / "last").mkdir(exist_ok=True)
-    record(default_config(), tmp_path)
+            record(default_config(), tmp_path)
