@@ -52,6 +52,12 @@ STUDIES = {
         config="configs/omniglot.py",
         runs={"MAML": (), "MAML + CML": _CML, "MAML + agreement": _GA},
         curve="validation/accuracy",
+        notes="With all queries at once CML is ahead of MAML by 0.3 points, inside the interval; "
+        "its validation curve is ahead until the rate has decayed. The gain does not outlive the "
+        "batch: with each query alone CML is 0.3 points behind, and the co-learner, best of all "
+        "with all queries at once (99.6%), loses four points. What the co-learner learns leans on "
+        "the batch statistics of the queries, which the papers' protocol grants. Agreement ends "
+        "within 0.15 points of MAML either way; 2% of its weights are negative.",
     ),
     "sinusoid": Study(
         title="Sinusoids, 5 points, MAML's protocol",
