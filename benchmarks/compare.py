@@ -10,6 +10,7 @@ machine's load is waited for to fall, and what it was is in the table.
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,7 @@ _LOOPS = ("W3", "W4")  # also as a Python loop over tasks, as the released code 
 
 def main(_):
     store = json.loads(_STORE.read_text()) if _STORE.exists() else {}
+    store["command"] = shlex.join(["python", "-m", "benchmarks.compare", *sys.argv[1:]])
     for name in _WORKLOADS.value:
         store[name] = compare(name)
         _write(store)
@@ -129,9 +131,11 @@ def report(store: dict) -> str:
     lines = [
         "# Performance",
         "",
-        "Written by `python -m benchmarks.compare`. One second-order MAML step over a whole",
-        "meta-batch, float32; the programs in turn, a process each, medians over the pairs; the",
-        "ratio is cml_jax's time over the other's, pair by pair.",
+        f"Written by `{store['command']}`.",
+        "",
+        "One second-order MAML step over a whole meta-batch, float32; the programs in turn, a",
+        "process each, medians over the pairs; the ratio is cml_jax's time over the other's, pair",
+        "by pair. Where the pairs differ much the machine was not quiet: read both.",
         "",
         "| workload | program | ms a step | ratio (each pair) | GFLOP/s | of matmul peak | peak MB "
         "| faults a step | load before |",
