@@ -137,8 +137,8 @@ def _weight_gradient_cpu(x, g, size, stride):
     if blocks == 1:
         return block(x, g)
     x, g = (a.reshape(blocks, -1, *a.shape[1:]) for a in (x, g))
-    first = block(x[0], g[0])
-    return lax.scan(lambda total, xg: (total + block(*xg), None), first, (x[1:], g[1:]))[0]
+    zeros = jnp.zeros(shape, x.dtype)
+    return lax.scan(lambda total, xg: (total + block(*xg), None), zeros, (x, g))[0]
 
 
 def _winograd_pays(shape, stride, dtype):
