@@ -115,7 +115,7 @@ def _networks(config):
     return model, None if name in ("", "none") else co_learners[name]()
 
 
-def base_method(config, problem: Problem, num_steps: int) -> Method:
+def base_method(config, problem: Problem, num_steps: int, remat: bool = False) -> Method:
     """The method of the config without its co-learner, with `num_steps` inner steps."""
     build = getattr(cml_jax, config.method)
     if config.method == "reptile":
@@ -127,14 +127,14 @@ def base_method(config, problem: Problem, num_steps: int) -> Method:
         problem.loss,
         learning_rate=config.inner_learning_rate,
         num_steps=num_steps,
-        remat=config.remat,
+        remat=remat,
         **kwargs,
     )
 
 
-def train_method(config, problem: Problem) -> Method:
+def train_method(config, problem: Problem, remat: bool = False) -> Method:
     """The method that is trained: the base, and around it CML where there is a co-learner."""
-    method = base_method(config, problem, config.num_steps)
+    method = base_method(config, problem, config.num_steps, remat)
     if problem.co_learner is None:
         return method
     return cml_jax.cml(method, problem.co_learner, problem.loss, scale=config.co_learner_scale)

@@ -5,6 +5,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from experiments import platform
 from experiments.command_line import fail, parse_flags
 from experiments.config import ConfigError, default_workdir, record
 
@@ -16,6 +17,7 @@ _EVALUATE = flags.DEFINE_boolean("evaluate", False, "only test a run that is tra
 def main(_: list[str]) -> None:
     """Runs what the flags ask for; `parse_flags` has checked them."""
     config = _CONFIG.value
+    platform.restart_with_huge_pages(config)
     path = flags.FLAGS["config"].config_filename
     workdir = Path(_WORKDIR.value or default_workdir(path, config))
     try:
@@ -35,8 +37,6 @@ def main(_: list[str]) -> None:
 def _run(config, workdir: Path) -> None:
     # Imported only here: a mistake in the flags is told at once, and the machine must be set up
     # before jax starts.
-    from experiments import platform
-
     platform.configure(config)
     from experiments.checkpoints import CheckpointError, handle_stop_signals
     from experiments.evaluate import describe, evaluate

@@ -1,9 +1,17 @@
 """The machine: what must be set before jax starts, and how a run is laid out on the devices."""
 
-import ctypes
 import os
+import platform
 import sys
-from typing import NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# glibc's allocator as XLA on CPU needs it: huge pages, and what is freed is kept. XLA allocates its
+# buffers afresh in every execution; by default large ones are mapped anew each time and the kernel
+# zeroes them 4 KB at a time. One arena a thread must stay (glibc's default): with one arena for all
+# a step takes twice as long.
+_MALLOC = {"hugetlb": 1, "mmap_max": 0, "trim_threshold": 2**40, "top_pad": 2**28}
 
 
 class Plan(NamedTuple):
@@ -13,31 +21,55 @@ class Plan(NamedTuple):
       devices: how many devices the task axis is spread over.
       chunk: tasks at a time (over all devices); None is all of them.
       steps_per_dispatch: meta-steps in one call of the compiled program.
+      remat: whether inner steps are computed again in the backward pass, for less memory.
       tasks: sharding of an array whose first axis is tasks.
       replicated: sharding of everything else.
+      memory: bytes that a dispatch needs, as the compiler counts them; 0 before it has.
     """
 
     devices: int
     chunk: int | None
     steps_per_dispatch: int
+    remat: bool
     tasks: object
     replicated: object
+    memory: int = 0
 
     def __str__(self):
         kind = self.tasks.mesh.devices.flat[0].device_kind
-        return (
-            f"{self.devices} x {kind}, {self.chunk or 'all'} tasks at a time, "
-            f"{self.steps_per_dispatch} meta-steps a dispatch"
-        )
+        parts = [
+            f"{self.devices} x {kind}",
+            f"{self.chunk or 'all'} tasks at a time",
+            f"{self.steps_per_dispatch} meta-steps a dispatch",
+            f"remat {'on' if self.remat else 'off'}",
+        ]
+        if self.memory:
+            parts.append(f"{self.memory / 1e9:.2f} GB")
+        return ", ".join(parts)
+
+
+def restart_with_huge_pages(config) -> None:
+    """Starts this program again, once, with the allocator's settings in the environment.
+
+    glibc reads them when a program starts and never again, so they cannot be set from within. Does
+    nothing under `--config.plan.malloc=False`, where GLIBC_TUNABLES sets the allocator already, and
+    on systems without glibc. Must come before anything is written or jax starts.
+    """
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if not config.plan.malloc or "glibc.malloc." in tunables or platform.libc_ver()[0] != "glibc":
+        return
+    ours = [f"glibc.malloc.{name}={value}" for name, value in _MALLOC.items()]
+    os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, *ours]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def configure(config) -> None:
-    """Sets the allocator, the number of CPU devices and the compilation cache.
+    """Sets the number of CPU devices, the compilation cache and the precision of products.
 
     Must run before jax touches a device.
     """
-    if config.plan.malloc:
-        keep_freed_memory()
     import jax
 
     from cml_jax.data.places import cache_dir
@@ -46,6 +78,8 @@ def configure(config) -> None:
     if config.plan.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    if config.precision != "default":
+        jax.config.update("jax_default_matmul_precision", config.precision)
 
 
 def make_plan(config) -> Plan:
@@ -90,30 +124,72 @@ def make_plan(config) -> Plan:
         count,
         chunk,
         steps,
+        config.plan.remat == "on",
         jax.sharding.NamedSharding(mesh, spec("task")),
         jax.sharding.NamedSharding(mesh, spec()),
     )
 
 
+def fitting(config, plan: Plan, program: Callable) -> tuple[Plan, Any]:
+    """Compiles `program(plan)`; where it does not fit in memory, once more with `remat`.
+
+    Returns:
+      The plan that fits and its compiled program.
+
+    Raises:
+      ValueError: when none fits; with the estimate, and before anything has run.
+    """
+    plans = [plan]
+    if config.plan.remat == "auto":
+        plans.append(plan._replace(remat=True))
+    limit = memory_limit()
+    for plan in plans:
+        compiled = program(plan)
+        plan = plan._replace(memory=memory_needed(compiled, plan.devices))
+        if not limit or plan.memory <= limit:
+            return plan, compiled
+    raise ValueError(
+        f"a step does not fit in {limit / 1e9:.2f} GB of memory, by the compiler's count ({plan}): "
+        "lower --config.plan.chunk, --config.plan.devices, --config.data.queries or "
+        "--config.tasks_per_step, or set --config.plan.remat=on"
+    )
+
+
+def memory_needed(compiled, devices: int) -> int:
+    """Bytes that an execution of a compiled program takes on a device, as its compiler counts them.
+
+    CPU devices share one memory: there it is the sum over them. 0 where the compiler cannot tell.
+    """
+    import jax
+
+    sizes = compiled.memory_analysis()
+    if sizes is None:
+        return 0
+    outputs = sizes.output_size_in_bytes - sizes.alias_size_in_bytes  # donated: counted once
+    total = sizes.argument_size_in_bytes + outputs + sizes.temp_size_in_bytes
+    return total * (devices if jax.default_backend() == "cpu" else 1)
+
+
+def memory_limit() -> int:
+    """Bytes of a device (CPU: of the machine, or of the container); 0 where it cannot be told.
+
+    All of it, not what is free just now: what is decided by it must not change when a run goes on.
+    """
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
+    limits = []
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroups 2 and 1
+        try:
+            limits.append(int(Path("/sys/fs/cgroup", name).read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return min(limits, default=0)
+
+
 def available_cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def keep_freed_memory() -> None:
-    """Tells glibc to keep what is freed instead of returning it to the system (elsewhere: nothing).
-
-    XLA on CPU allocates its buffers afresh in every execution; by default glibc maps large ones
-    anew each time and the kernel zeroes them page by page, which costs more than the arithmetic.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    arena_max, mmap_max, trim_threshold, top_pad = -8, -4, -1, -2
-    mallopt(arena_max, 1)
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, -1)  # never
-    mallopt(top_pad, 256 << 20)

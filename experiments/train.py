@@ -10,11 +10,10 @@ import jax.numpy as jnp
 
 import cml_jax
 from cml_jax.tasks import task_keys
-from experiments import build
+from experiments import build, platform
 from experiments.checkpoints import Checkpoints, stop_requested
 from experiments.evaluate import interval, scorer
 from experiments.metrics import MetricsFile, Progress
-from experiments.platform import make_plan
 
 
 def train(config, workdir: Path) -> bool:
@@ -28,34 +27,8 @@ def train(config, workdir: Path) -> bool:
       FloatingPointError: when a loss or gradient is no longer finite.
     """
     problem = build.problem(config)
-    plan = make_plan(config)
-    method = build.train_method(config, problem)
-    optimizer = build.outer_optimizer(config)
-    weigh = getattr(cml_jax, config.weighting)
+    plan = platform.make_plan(config)
     name = problem.metric_name
-    metrics = {"loss": problem.loss, name: problem.metric}
-    key = jax.random.key(config.seed)
-    sample = partial(problem.sample, queries=config.data.queries)
-
-    def one_step(state, images):
-        keys = task_keys(key, "train", state.step * config.tasks_per_step, config.tasks_per_step)
-        keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
-        tasks = jax.vmap(sample, (0, None))(keys, images)
-        return cml_jax.meta_step(
-            method, optimizer, state, tasks, weigh=weigh, chunk=plan.chunk, metrics=metrics
-        )
-
-    @partial(jax.jit, donate_argnums=0)
-    def advance(state, images, steps):
-        """`steps` meta-steps, traced: one program for any number; and their metrics' sums."""
-
-        def body(_, carry):
-            state, report = one_step(carry[0], images)
-            return state, jax.tree.map(jnp.add, carry[1], report)
-
-        shapes = jax.eval_shape(one_step, state, images)[1]
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.fori_loop(0, steps, body, (state, zeros))
 
     state = build.initial_state(config, problem)
     checkpoints = Checkpoints(workdir)
@@ -73,6 +46,10 @@ def train(config, workdir: Path) -> bool:
 
     log = MetricsFile(workdir / "metrics.jsonl", step, config.tensorboard)
     progress = Progress(config.train_steps, step, config.log_every_seconds)
+    progress.say("compiling")
+    plan, advance = platform.fitting(
+        config, plan, lambda plan: compile_steps(config, problem, plan, state, images["train"])
+    )
     progress.say(f"plan: {plan}")
     if step:
         progress.say(f"resuming at step {step} of {config.train_steps} in {workdir}")
@@ -114,3 +91,35 @@ def train(config, workdir: Path) -> bool:
     for resource in (checkpoints, log, progress):
         resource.close()
     return step == config.train_steps
+
+
+def compile_steps(config, problem, plan, state, images):
+    """Compiles `(state, images, steps) -> (state, sums)`: meta-steps and the sums of their metrics.
+
+    The number of steps is traced: one program for the last, shorter dispatch too.
+    """
+    method = build.train_method(config, problem, plan.remat)
+    optimizer = build.outer_optimizer(config)
+    weigh = getattr(cml_jax, config.weighting)
+    metrics = {"loss": problem.loss, problem.metric_name: problem.metric}
+    key = jax.random.key(config.seed)
+    sample = partial(problem.sample, queries=config.data.queries)
+
+    def one_step(state, images):
+        keys = task_keys(key, "train", state.step * config.tasks_per_step, config.tasks_per_step)
+        keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
+        tasks = jax.vmap(sample, (0, None))(keys, images)
+        return cml_jax.meta_step(
+            method, optimizer, state, tasks, weigh=weigh, chunk=plan.chunk, metrics=metrics
+        )
+
+    def advance(state, images, steps):
+        def body(_, carry):
+            state, report = one_step(carry[0], images)
+            return state, jax.tree.map(jnp.add, carry[1], report)
+
+        shapes = jax.eval_shape(one_step, state, images)[1]
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.fori_loop(0, steps, body, (state, zeros))
+
+    return jax.jit(advance, donate_argnums=0).lower(state, images, 1).compile()

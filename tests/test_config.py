@@ -62,7 +62,7 @@ def test_config_files_are_valid(path):
         ({"tasks_per_step": 0}, r"tasks_per_step=0: needs an integer from 1 to"),
         ({"seed": True}, r"seed=True: needs an integer"),
         ({"seed": 2**31}, r"seed=2147483648: needs an integer from 0 to 2147483647"),
-        ({"remat": 1}, r"remat=1: needs true or false"),
+        ({"first_order": 1}, r"first_order=1: needs true or false"),
         ({"method": "mamal"}, r"method='mamal': needs one of maml, fomaml"),
         ({"eval.num_steps": (1, 2.5)}, r"eval.num_steps=\(1, 2.5\): needs a tuple such as '1,3'"),
         ({"eval.num_steps": ()}, r"eval.num_steps=\(\): name at least one"),
@@ -202,11 +202,11 @@ def test_a_setting_added_since_has_its_default_in_older_runs(tmp_path):
     (tmp_path / "last").mkdir()
     path = tmp_path / "config.json"
     stored = json.loads(path.read_text())
-    del stored["remat"]
+    del stored["precision"]
     path.write_text(json.dumps(stored))
     record(default_config(), tmp_path)
-    with pytest.raises(ConfigError, match="remat False -> True"):
-        record(changed(remat=True), tmp_path)
+    with pytest.raises(ConfigError, match="precision default -> float32"):
+        record(changed(precision="float32"), tmp_path)
 
 
 def test_an_unreadable_record_stops_the_run(tmp_path):
