@@ -43,14 +43,14 @@ _COUNTS = (1, 4, 16, 64, 256)
 def main(_):
     path = Path(_DOCS.value, "results", "performance.json")
     store = json.loads(path.read_text()) if path.exists() else {}
-    if _WORKLOADS.value or _GROWTH.value:
-        store["command"] = shlex.join(["python", "-m", "benchmarks.compare", *sys.argv[1:]])
-        store["cores"] = available_cores()
+    command = shlex.join(["python", "-m", "benchmarks.compare", *sys.argv[1:]])
+    if _WORKLOADS.value:
+        store |= {"command": command, "cores": available_cores()}
     for name in _WORKLOADS.value:
         store[name] = compare(name)
         _write(store, path)
     if _GROWTH.value:
-        store["growth"] = growth()
+        store["growth"] = growth() | {"command": command}
     _write(store, path)
 
 

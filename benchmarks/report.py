@@ -75,7 +75,8 @@ def _table(store, unit, gflops_in_unit):
 
 
 def _growth(growth):
-    lines = ["W1 with 4 tasks against inner steps; MB by the compiler's count:", ""]
+    lines = [f"How time and memory grow (`{growth['command']}`; MB by the compiler's count)."]
+    lines += ["", "W1 with 4 tasks against inner steps:", ""]
     lines += [_line(["inner steps", "ms", "MB", "ms, remat", "MB, remat"])]
     lines += [_line(["---"] * 5)]
     both = zip(

@@ -49,6 +49,7 @@ def store():
         "tasks": [row(9), row(33), row(128)],
         "steps": [1, 2],
         "counts": [1, 4, 16],
+        "command": "the growth command",
     }
     entry = {"rows": rows, "ratios": programs.ratios(rows)}
     return {"command": "the command", "cores": 4, "W1": entry, "growth": growth}
