@@ -62,5 +62,9 @@ def _max_pool_forward(x):
 
 
 _max_pool.defvjp(_max_pool_forward, lambda place, g: (_spread(g, place),))
-_gather.defvjp(lambda x, place: (_gather(x, place), place), lambda place, g: (_spread(g, place), None))
-_spread.defvjp(lambda g, place: (_spread(g, place), place), lambda place, x: (_gather(x, place), None))
+_gather.defvjp(
+    lambda x, place: (_gather(x, place), place), lambda place, g: (_spread(g, place), None)
+)
+_spread.defvjp(
+    lambda g, place: (_spread(g, place), place), lambda place, x: (_gather(x, place), None)
+)
