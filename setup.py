@@ -11,7 +11,7 @@ EXTRAS = {
     "cuda12": ["jax[cuda12]>=0.10"],
     "cuda13": ["jax[cuda13]>=0.10"],
     "tpu": ["jax[tpu]>=0.10"],
-    "benchmarks": ["torch>=2.4"],
+    "benchmarks": ["torch>=2.4", "matplotlib>=3.8"],
     "tests": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.14", "matplotlib>=3.8"],
 }
 

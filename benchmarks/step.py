@@ -1,4 +1,4 @@
-"""Times one meta-step of cml_jax: `python -m benchmarks.step --workload=W1 --json`."""
+"""Times one meta-step of cml_jax: `python -m benchmarks.step --workload=W1 --profile`."""
 
 import json
 import os
@@ -10,9 +10,10 @@ from importlib.metadata import version
 import numpy as np
 from absl import app, flags, logging
 
+from benchmarks import profile
 from benchmarks.workloads import WORKLOADS
 from experiments import platform
-from experiments.config import default_config
+from experiments.config import KEYS, default_config
 
 _WORKLOAD = flags.DEFINE_enum("workload", "W1", list(WORKLOADS), "what is timed")
 _RUNS = flags.DEFINE_integer("runs", 15, "timed steps", lower_bound=1)
@@ -20,10 +21,14 @@ _JSON = flags.DEFINE_boolean("json", False, "print one JSON line instead of word
 _DEVICES = flags.DEFINE_integer("devices", 0, "0: chosen, as in --config.plan.devices")
 _CHUNK = flags.DEFINE_integer("chunk", 0, "0: chosen, as in --config.plan.chunk")
 _MALLOC = flags.DEFINE_boolean("malloc", True, "as --config.plan.malloc")
-_REMAT = flags.DEFINE_boolean("remat", False, "as --config.remat")
+_REMAT = flags.DEFINE_enum("remat", "off", ["on", "off"], "as --config.plan.remat")
+_PRECISION = flags.DEFINE_enum(
+    "precision", "default", KEYS["precision"].allowed, "as --config.precision"
+)
 _INNER_STEPS = flags.DEFINE_integer("inner_steps", 0, "0: the workload's own")
 _TASKS = flags.DEFINE_integer("tasks", 0, "0: the workload's own")
 _EXPORT = flags.DEFINE_string("export", "", "write the initial parameters to this npz")
+_PROFILE = flags.DEFINE_boolean("profile", False, "then say where the time of two steps goes")
 
 
 def main(_):
@@ -32,22 +37,42 @@ def main(_):
     workload = workload._replace(
         inner_steps=_INNER_STEPS.value or workload.inner_steps, tasks=_TASKS.value or workload.tasks
     )
+    config = settings(workload)
+    config.precision = _PRECISION.value
+    config.plan.devices, config.plan.chunk = _DEVICES.value, _CHUNK.value
+    config.plan.remat, config.plan.malloc = _REMAT.value, _MALLOC.value
+    platform.restart_with_huge_pages(config)
+    platform.configure(config)
+    result = measure(workload, config, _RUNS.value, _EXPORT.value, _PROFILE.value)
+    result = {"workload": _WORKLOAD.value, "precision": _PRECISION.value} | result
+    if _JSON.value:
+        print(json.dumps(result))
+        return
+    profiled = result.pop("profile", None)
+    print("\n".join(f"{name:24} {value}" for name, value in result.items()))
+    if profiled:
+        print(profile.describe(profiled))
+
+
+def settings(workload):
+    """The config that has the program run a workload."""
     config = default_config()
     config.tasks_per_step = workload.tasks
     config.model.name = "conv4" if workload.ways else "mlp"
-    config.plan.devices, config.plan.chunk = _DEVICES.value, _CHUNK.value
-    config.plan.malloc, config.plan.compilation_cache = _MALLOC.value, False
-    platform.configure(config)
-    result = measure(workload, config)
-    line = json.dumps({"workload": _WORKLOAD.value} | result)
-    if _JSON.value:
-        print(line)
-    else:
-        print("\n".join(f"{name:24} {value}" for name, value in json.loads(line).items()))
+    config.plan.compilation_cache = False
+    return config
 
 
-def measure(workload, config) -> dict:
-    """Compiles, warms up and times `--runs` steps; the matrix product is timed between them."""
+def measure(workload, config, runs: int, export: str = "", profiled: bool = False) -> dict:
+    """Compiles, warms up and times `runs` steps, then a matrix product in the same precision.
+
+    Args:
+      workload: of `WORKLOADS`.
+      config: of `settings`; its plan is followed.
+      runs: timed steps.
+      export: an npz file for the initial parameters; "": none.
+      profiled: whether two steps more are traced, into the entry "profile".
+    """
     import jax
     import jax.numpy as jnp
     import optax
@@ -55,15 +80,15 @@ def measure(workload, config) -> dict:
     import cml_jax
 
     plan = platform.make_plan(config)
-    method = build(workload)
+    method = build(workload, plan.remat)
     optimizer = optax.adam(1e-3)
     s_inputs, s_targets, q_inputs, q_targets = workload.data()
     tasks = cml_jax.Task(cml_jax.Batch(s_inputs, s_targets), cml_jax.Batch(q_inputs, q_targets))
     state = cml_jax.init(method, optimizer, jax.random.key(0), jnp.asarray(s_inputs[0]))
-    if _EXPORT.value:
+    if export:
         leaves = jax.tree_util.tree_leaves_with_path(state.params)
         arrays = {jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in leaves}
-        np.savez(_EXPORT.value, **arrays)
+        np.savez(export, **arrays)
     tasks, state = jax.device_put((tasks, state), (plan.tasks, plan.replicated))
     step = partial(cml_jax.meta_step, method, optimizer, chunk=plan.chunk)
     started = time.perf_counter()
@@ -72,34 +97,29 @@ def measure(workload, config) -> dict:
     state, metrics = compiled(state, tasks)
     first_loss = float(metrics["loss"])
 
-    n = 2048 if jax.default_backend() == "cpu" else 8192
-    left = jnp.ones((n, n), jnp.float32)
-    product = jax.jit(lambda a: a @ a)
-    times, peaks = [], []
-    product(left).block_until_ready()
+    times = []
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(_RUNS.value):
+    for _ in range(runs):
         started = time.perf_counter()
         state, metrics = compiled(state, tasks)
         jax.block_until_ready(state)
         times.append(time.perf_counter() - started)
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
-    for _ in range(5):
-        started = time.perf_counter()
-        product(left).block_until_ready()
-        peaks.append(2 * n**3 / (time.perf_counter() - started) / 1e9)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    memory = jax.devices()[0].memory_stats()  # before the product: its arrays are not the step's
+    product = matmul_gflops()
     median = float(np.median(times))
     gflops = workload.gflop() / median
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return {
+    result = {
         "ms_median": 1e3 * median,
         "ms_min": 1e3 * min(times),
         "runs": len(times),
+        "tasks_per_second": workload.tasks / median,
         "gflops": gflops,
-        "fraction_of_matmul_peak": gflops / max(peaks),
-        "matmul_gflops": max(peaks),
+        "fraction_of_matmul_peak": gflops / product,
+        "matmul_gflops": product,
+        "compiled_mb": platform.memory_needed(compiled, plan.devices) / 2**20,
         "peak_rss_mb": usage.ru_maxrss / 1024,
-        "faults_per_step": faults / len(times),
+        "faults_per_step": (usage.ru_minflt - faults) / len(times),
         "compile_s": compile_s,
         "first_loss": first_loss,
         "load": os.getloadavg()[0],
@@ -107,18 +127,41 @@ def measure(workload, config) -> dict:
         "device": jax.devices()[0].device_kind,
         "versions": {name: version(name) for name in ("jax", "jaxlib")},
     }
+    if memory:
+        result["peak_device_mb"] = memory["peak_bytes_in_use"] / 2**20
+    if profiled:
+        on_cpu = jax.default_backend() == "cpu"
+        lanes = platform.available_cores() if on_cpu else plan.devices
+        result["profile"] = profile.trace(compiled, state, tasks, lanes)
+    return result
 
 
-def build(workload):
+def matmul_gflops() -> float:
+    """The best of five float32 matrix products, in the precision that jax is set to."""
+    import jax
+
+    n = 2048 if jax.default_backend() == "cpu" else 8192
+    left = jax.random.normal(jax.random.key(0), (n, n))
+    product = jax.jit(lambda a: a @ a)
+    product(left).block_until_ready()
+    rates = []
+    for _ in range(5):
+        started = time.perf_counter()
+        product(left).block_until_ready()
+        rates.append(2 * n**3 / (time.perf_counter() - started) / 1e9)
+    return max(rates)
+
+
+def build(workload, remat: bool):
     """The method of a workload."""
     import cml_jax
     from cml_jax import models
 
     rates = {"learning_rate": workload.inner_rate, "num_steps": workload.inner_steps}
     if not workload.ways:
-        return cml_jax.maml(models.mlp(), cml_jax.squared_error, **rates, remat=_REMAT.value)
+        return cml_jax.maml(models.mlp(), cml_jax.squared_error, **rates, remat=remat)
     loss = cml_jax.cross_entropy
-    method = cml_jax.maml(models.conv4(workload.ways), loss, **rates, remat=_REMAT.value)
+    method = cml_jax.maml(models.conv4(workload.ways), loss, **rates, remat=remat)
     if workload.co_learner:
         return cml_jax.cml(method, models.conv_co_learner(workload.ways), loss, scale=1.0)
     return method

@@ -1,6 +1,7 @@
 """The same meta-step in PyTorch: `vmap` over tasks and `grad`, or a Python loop over tasks.
 
-python -m benchmarks.torch_step --workload=W1 --params=FILE.npz [--loop]
+python -m benchmarks.step --workload=W1 --export=FILE.npz
+python -m benchmarks.torch_step --workload=W1 --params=FILE.npz [--loop] [--device=cuda]
 """
 
 import argparse
@@ -15,6 +16,8 @@ from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from benchmarks.workloads import WORKLOADS
+from experiments import platform
+from experiments.config import KEYS, default_config
 
 
 def convolutional(name, params, images, pool=True):
@@ -49,13 +52,18 @@ def linear(params, name, inputs):
     return F.linear(inputs, params[f"{name}/kernel"], params[f"{name}/bias"])
 
 
-def load(path):
-    """The parameters that cml_jax wrote, in PyTorch's layouts."""
+def load(path, size):
+    """The parameters that cml_jax wrote, in PyTorch's layouts; `size`: of an image."""
     params = {}
     for name, value in np.load(path).items():
         if value.ndim == 4:
             value = value.transpose(3, 2, 0, 1)
         elif value.ndim == 2:
+            side = size // 16
+            if side and value.shape[0] == side * side * 64:
+                # The flattened map of the heads is [h, w, c] there and [c, h, w] here.
+                value = value.reshape(side, side, 64, -1).transpose(2, 0, 1, 3)
+                value = value.reshape(side * side * 64, -1)
             value = value.T
         params[name] = torch.tensor(np.ascontiguousarray(value))
     return params
@@ -64,22 +72,34 @@ def load(path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workload", choices=WORKLOADS, default="W1")
-    parser.add_argument("--params", required=True)
+    parser.add_argument("--params", required=True, help="what benchmarks.step --export wrote")
     parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--tasks", type=int, default=0, help="0: the workload's own")
     parser.add_argument("--loop", action="store_true", help="a Python loop over tasks")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=KEYS["precision"].allowed, default="default")
+    parser.add_argument("--same_allocator", action="store_true", help="as cml_jax sets it, glibc")
     args = parser.parse_args()
+    if args.same_allocator:
+        platform.restart_with_huge_pages(default_config())
+    # What jax takes on a GPU: TF32 but where float32 is asked for. On a CPU it is float32 always.
+    torch.backends.cuda.matmul.allow_tf32 = args.precision != "float32"
+    torch.backends.cudnn.allow_tf32 = args.precision != "float32"
+    torch.backends.cudnn.benchmark = True  # XLA tries its convolutions out too
     workload = WORKLOADS[args.workload]
-    params = load(args.params)
-    # The flattened map of the heads is in another order here: [c, h, w] instead of [h, w, c].
-    for name, value in params.items():
-        side = workload.size // 16
-        if value.ndim == 2 and workload.ways and value.shape[1] == side * side * 64:
-            value = value.reshape(-1, side, side, 64).permute(0, 3, 1, 2)
-            params[name] = value.reshape(value.shape[0], -1).contiguous()
+    workload = workload._replace(tasks=args.tasks or workload.tasks)
+    result = measure(workload, args.params, args.runs, args.loop, args.device)
+    print(json.dumps({"workload": args.workload, "precision": args.precision} | result))
+
+
+def measure(workload, path, runs, loop=False, device="cpu") -> dict:
+    """Warms up and times `runs` steps from the parameters in `path`."""
+    params = {name: value.to(device) for name, value in load(path, workload.size).items()}
     data = [torch.tensor(array) for array in workload.data()]
     if workload.ways:
         data[0], data[2] = (x.permute(0, 1, 4, 2, 3).contiguous() for x in (data[0], data[2]))
         data[1], data[3] = data[1].long(), data[3].long()
+    data = [array.to(device) for array in data]
     loss = F.cross_entropy if workload.ways else F.mse_loss
     adapted = [name for name in params if name.startswith("base/")]
 
@@ -89,7 +109,7 @@ def main():
 
         fast = {name: params[name] for name in adapted}
         for _ in range(workload.inner_steps):
-            if args.loop:
+            if loop:
                 gradients = torch.autograd.grad(
                     support_loss(fast), list(fast.values()), create_graph=True
                 )
@@ -104,7 +124,7 @@ def main():
         )
         return total, value
 
-    if args.loop:
+    if loop:
         for value in params.values():
             value.requires_grad_()
 
@@ -133,28 +153,33 @@ def main():
         for name, parameter in params.items():
             parameter.grad = gradients[name]
         optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
         return value
 
     first_loss = step()
     times = []
-    for _ in range(args.runs):
+    for _ in range(runs):
         started = time.perf_counter()
         step()
         times.append(time.perf_counter() - started)
     median = float(np.median(times))
     result = {
-        "workload": args.workload,
         "ms_median": 1e3 * median,
         "ms_min": 1e3 * min(times),
         "runs": len(times),
+        "tasks_per_second": workload.tasks / median,
         "gflops": workload.gflop() / median,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "first_loss": first_loss,
         "load": os.getloadavg()[0],
-        "plan": "Python loop over tasks" if args.loop else "torch.func vmap over tasks",
+        "plan": "Python loop over tasks" if loop else "torch.func vmap over tasks",
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "versions": {"torch": torch.__version__},
     }
-    print(json.dumps(result))
+    if device == "cuda":
+        result["peak_device_mb"] = torch.cuda.max_memory_allocated() / 2**20
+    return result
 
 
 if __name__ == "__main__":
