@@ -9,9 +9,15 @@ from cml_jax.methods import (
     cml,
     cml_dagger,
     cml_dagger_released,
+    collaborative,
     fomaml,
     maml,
+    maml_plus_plus,
+    meta_sgd,
+    multi_step_weights,
     reptile,
+    reptile_released,
+    sharp_maml,
 )
 from cml_jax.step import evaluate, init, meta_step
 from cml_jax.types import Batch, MetaState, Method, Model, Task
@@ -31,6 +37,7 @@ __all__ = [
     "cml",
     "cml_dagger",
     "cml_dagger_released",
+    "collaborative",
     "cross_entropy",
     "evaluate",
     "fomaml",
@@ -38,8 +45,13 @@ __all__ = [
     "gradient_descent",
     "init",
     "maml",
+    "maml_plus_plus",
+    "meta_sgd",
     "meta_step",
+    "multi_step_weights",
     "reptile",
+    "reptile_released",
+    "sharp_maml",
     "squared_error",
     "uniform",
 ]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from cml_jax.types import Batch, Loss, Model, Params, PyTree
@@ -27,17 +28,34 @@ def sgd(learning_rate: PyTree) -> optax.GradientTransformation:
     """
 
     def update(gradients, _):
-        try:
-            return jax.tree.map(
-                lambda rate, part: jax.tree.map(lambda g: -rate * g, part), learning_rate, gradients
-            )
-        except ValueError as error:
-            raise ValueError(
-                f"learning_rate={jax.tree.structure(learning_rate)} is no prefix of the "
-                f"parameters, whose parts are {_parts(gradients)}: use a scalar or a rate per part"
-            ) from error
+        rates = rate_per_leaf(learning_rate, gradients)
+        return jax.tree.map(lambda rate, g: -rate * g, rates, gradients)
 
     return optax.stateless(update)
+
+
+def rate_per_leaf(learning_rate: PyTree, params: PyTree) -> PyTree:
+    """The rate of every leaf of `params`, from a scalar or a prefix tree of rates.
+
+    Args:
+      learning_rate: as `sgd` takes it.
+      params: the parameters or their gradients.
+
+    Returns:
+      A tree with the structure of `params` whose leaves are the rates as they were given.
+
+    Raises:
+      ValueError: when learning_rate is no prefix of `params`.
+    """
+    try:
+        return jax.tree.map(
+            lambda rate, part: jax.tree.map(lambda _: rate, part), learning_rate, params
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"learning_rate={jax.tree.structure(learning_rate)} is no prefix of the "
+            f"parameters, whose parts are {_parts(params)}: use a scalar or a rate per part"
+        ) from error
 
 
 def gradient_descent(
@@ -47,7 +65,7 @@ def gradient_descent(
     num_steps: int,
     *,
     adapts: PyTree = True,
-    first_order: bool = False,
+    first_order: jax.typing.ArrayLike = False,
     remat: bool = False,
 ) -> Params:
     """`num_steps` optax steps on `loss`, differentiable with respect to everything it is made of.
@@ -63,7 +81,8 @@ def gradient_descent(
         root at zero is infinite, and one dead unit turns the meta-gradient into NaN.
       num_steps: K >= 0, static.
       adapts: a prefix tree of bools: which parts adapt. The others are closed over, not carried.
-      first_order: treat the inner gradients as constants (FOMAML).
+      first_order: treat the inner gradients as constants (FOMAML). A traced bool, for annealing
+        from first to second order in one program, computes the second order and masks it.
       remat: recompute each step in the backward pass, so that memory grows by one copy of the
         adapted parameters a step and not by the activations.
 
@@ -77,13 +96,13 @@ def gradient_descent(
     """
     if num_steps < 0:
         raise ValueError(f"num_steps={num_steps} but an inner loop has 0 or more steps: raise it")
-    fast = _select(adapts, params)
+    fast = select(adapts, params)
 
     def step(carry, _):
         fast, opt_state = carry
         # First order: no tangent may enter the inner loss, or its linearisation is computed anyway.
-        at = jax.lax.stop_gradient((fast, params)) if first_order else (fast, params)
-        gradients = jax.grad(lambda fast: loss(_merge(fast, at[1])))(at[0])
+        at = _constant_if(first_order, (fast, params))
+        gradients = jax.grad(lambda fast: loss(merge(fast, at[1])))(at[0])
         updates, opt_state = optimizer.update(gradients, opt_state, fast)
         return (optax.apply_updates(fast, updates), opt_state), None
 
@@ -91,11 +110,32 @@ def gradient_descent(
         carry = (fast, optimizer.init(fast))
         step = jax.checkpoint(step, prevent_cse=False) if remat else step
         (fast, _), _ = jax.lax.scan(step, carry, length=num_steps, unroll=num_steps == 1)
-    return _merge(fast, params)
+    return merge(fast, params)
 
 
-def _select(adapts, params):
-    """`params` with None in the place of every leaf that does not adapt."""
+def perturb(params: Params, gradient: Params, radius: jax.typing.ArrayLike) -> Params:
+    """The ascent step of sharpness-aware minimisation, to the border of a ball.
+
+        params + radius * gradient / |gradient|
+
+    Args:
+      params: any tree.
+      gradient: a tree like `params`; its norm is over all leaves together.
+      radius: rho >= 0.
+
+    Returns:
+      A tree like `params`, and `params` itself in value where the gradient is zero. (Sharp-MAML's
+      code adds 1e-12 to the norm, whose derivative at zero is not finite.)
+
+    Reference: Foret et al. 2021, https://arxiv.org/abs/2010.01412, eq. 2 with p = 2.
+    """
+    square = optax.tree.norm(gradient, squared=True)
+    norm = jnp.sqrt(jnp.where(square > 0, square, 1))
+    return jax.tree.map(lambda p, g: p + (radius / norm).astype(p.dtype) * g, params, gradient)
+
+
+def select(adapts: PyTree, params: PyTree) -> PyTree:
+    """`params` with None (no leaf) in the place of every leaf for which `adapts` is False."""
     try:
         return jax.tree.map(
             lambda keep, part: jax.tree.map(lambda leaf: leaf if keep else None, part),
@@ -109,11 +149,18 @@ def _select(adapts, params):
         ) from error
 
 
+def _constant_if(condition, tree):
+    if isinstance(condition, jax.Array):
+        return jax.tree.map(lambda x: jnp.where(condition, jax.lax.stop_gradient(x), x), tree)
+    return jax.lax.stop_gradient(tree) if condition else tree
+
+
 def _parts(params):
     return list(params) if isinstance(params, dict) else jax.tree.structure(params)
 
 
-def _merge(fast, params):
+def merge(fast: PyTree, params: PyTree) -> PyTree:
+    """The leaves of `fast`, and those of `params` where `fast` has None: undoes `select`."""
     return jax.tree.map(
         lambda new, old: old if new is None else new, fast, params, is_leaf=lambda x: x is None
     )

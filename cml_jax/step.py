@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cml_jax.inner import perturb
 from cml_jax.types import Batch, MetaState, Method, Metric, Metrics, Params, PyTree, Task
 from cml_jax.weighting import uniform
 
@@ -18,12 +19,12 @@ def init(
 
     Args:
       method: what `maml`, `cml`, ... return.
-      optimizer: the outer optimiser, over all of `params`.
+      optimizer: the outer optimiser, over all of `params` but "carried".
       key: a PRNG key.
       inputs: example inputs of one task, leaves `[n, ...]`; only shapes and dtypes matter.
     """
     params = method.init(key, inputs)
-    return MetaState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    return MetaState(params, optimizer.init(_trained(params)), jnp.zeros((), jnp.int32))
 
 
 def meta_step(
@@ -33,6 +34,8 @@ def meta_step(
     tasks: Task,
     *,
     weigh: Callable[[PyTree], jax.Array] = uniform,
+    weigh_on: str = "displacements",
+    radius: jax.typing.ArrayLike | None = None,
     chunk: int | None = None,
     metrics: Mapping[str, Metric] | None = None,
 ) -> tuple[MetaState, Metrics]:
@@ -40,6 +43,13 @@ def meta_step(
 
         params <- optimizer(sum_t w_t grad_params objective_t),   w = weigh(displacements)
         displacement_t = params["base"] - adapted_t, on the leaves that adapt
+
+    With `radius`, that gradient leads to params + radius * gradient / |gradient|, and the gradient
+    there (its weights too) is the one applied: sharpness-aware minimisation around the optimizer,
+    Sharp-MAML_up. The metrics are those at the perturbed parameters, as in its released code.
+
+    `params["carried"]`, where a method has it, is not trained: its next value is the mean over
+    tasks (the maximum, for counts) of what `method.adapt` returns as "carried".
 
     Pure: `jax.jit(partial(meta_step, method, optimizer), donate_argnums=0)`. With `tasks` sharded
     along their first axis the weighted sum is the only communication.
@@ -50,24 +60,36 @@ def meta_step(
       state: the state before.
       tasks: a `Task` with leaves `[T, n, ...]`.
       weigh: displacements (leaves `[T, ...]`) to weights `[T]`, constants of the step.
+      weigh_on: "displacements", or "gradients": `weigh` reads the tasks' meta-gradients of
+        params["base"] instead, which is what the outer loop sums. Ours: the paper on gradient
+        agreement weighs displacements.
+      radius: rho of Sharp-MAML_up (5e-4 in its code), at the cost of a second gradient; None is
+        off.
       chunk: how many tasks run at a time: None is all (GPU, TPU); the number of devices is one
         on each (CPU), and the least memory. It must divide T. The result is the same.
       metrics: more to report on the query set, name to `(outputs, targets) -> scalar`.
 
     Returns:
       The state after, and a flat dict of scalars: what `method.objective` reports and `metrics`,
-      as means over tasks; "gradient_norm"; "weight_min" and "weight_negative" (the smallest task
-      weight and the share of negative ones).
+      as means over tasks; "gradient_norm"; "weight_mean", "weight_min" and "weight_negative" (the
+      mean and the smallest task weight, and the share of negative ones).
 
     Raises:
       TypeError, AssertionError: at trace time, naming the argument, when `tasks` is no batch of
         tasks.
-      ValueError: when chunk does not divide T, or there are no tasks or no examples.
+      ValueError: when chunk does not divide T, there are no tasks or no examples, or weigh_on is
+        neither.
+
+    Reference: `radius`: Abbas et al. 2022, https://arxiv.org/abs/2206.03996, algorithm 1.
     """
     _check_tasks(tasks)
+    if weigh_on not in ("displacements", "gradients"):
+        raise ValueError(f"weigh_on={weigh_on!r} is unknown: use 'displacements' or 'gradients'")
+    trained = _trained(state.params)
 
-    def one_task(task):
-        def objective(params):
+    def one_task(task, trained):
+        def objective(trained):
+            params = state.params | trained
             adapted = method.adapt(params, task.support)
             if metrics:
                 prediction = method.predict(adapted, task.query.inputs)
@@ -75,23 +97,33 @@ def meta_step(
                 report |= {k: m(prediction[0], task.query.targets) for k, m in metrics.items()}
             else:
                 loss, report = method.objective(params, adapted, task.query)
-            return loss, (_displacement(params["base"], adapted), report)
+            carried = {k: adapted[k] for k in params if k not in trained}
+            return loss, (_displacement(params["base"], adapted), carried, report)
 
-        return jax.grad(objective, has_aux=True)(state.params)
+        return jax.grad(objective, has_aux=True)(trained)
 
-    gradients, (displacements, report) = _over_tasks(one_task, tasks, chunk)
-    weights = weigh(displacements)
-    exact = jax.lax.Precision.HIGHEST  # never TF32 or bfloat16 for a few million products
-    gradient = jax.tree.map(
-        lambda g: jnp.tensordot(weights.astype(g.dtype), g, 1, precision=exact), gradients
-    )
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    report = jax.tree.map(lambda m: m.mean(0), report) | {
-        "gradient_norm": optax.tree.norm(gradient),
-        "weight_min": weights.min(),
-        "weight_negative": jnp.mean(weights < 0, dtype=jnp.float32),
-    }
+    def weighted_gradient(trained):
+        results = _over_tasks(lambda task: one_task(task, trained), tasks, chunk)
+        gradients, (displacements, carried, report) = results
+        weights = weigh(displacements if weigh_on == "displacements" else gradients["base"])
+        exact = jax.lax.Precision.HIGHEST  # never TF32 or bfloat16 for a few million products
+        gradient = jax.tree.map(
+            lambda g: jnp.tensordot(weights.astype(g.dtype), g, 1, precision=exact), gradients
+        )
+        report = jax.tree.map(lambda m: m.mean(0), report) | {
+            "gradient_norm": optax.tree.norm(gradient),
+            "weight_mean": weights.mean(),
+            "weight_min": weights.min(),
+            "weight_negative": jnp.mean(weights < 0, dtype=jnp.float32),
+        }
+        return gradient, jax.tree.map(_mean_or_count, carried), report
+
+    result = weighted_gradient(trained)
+    if radius is not None:
+        result = weighted_gradient(perturb(trained, result[0], radius))
+    gradient, carried, report = result
+    updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
+    params = optax.apply_updates(trained, updates) | carried
     return MetaState(params, opt_state, state.step + 1), report
 
 
@@ -139,8 +171,19 @@ def evaluate(
     return _over_tasks(one_task, tasks, chunk)
 
 
+def _trained(params):
+    """All parts but what a method carries along."""
+    return {name: part for name, part in params.items() if name != "carried"}
+
+
+def _mean_or_count(values):
+    # Counts agree over tasks; a mean in float32 would round large ones.
+    return values.mean(0) if jnp.issubdtype(values.dtype, jnp.inexact) else values.max(0)
+
+
 def _displacement(base, adapted):
     """`base - adapted`; None (no leaf) where `adapt` returned the leaf of `base` itself."""
+    adapted = {part: adapted[part] for part in base}  # without the keys a method adds beside them
     displacement = jax.tree.map(lambda b, a: None if a is b else b - a, base, adapted)
     # Where nothing adapts (no inner steps), one zero: `weigh` reads T from a leaf.
     return displacement if jax.tree.leaves(displacement) else jnp.zeros(())

@@ -47,9 +47,12 @@ class Method(NamedTuple):
     """A meta-learner as four pure functions of one task. Static: bind it, never trace it.
 
     Attributes:
-      init: `(key, inputs) -> params`, `{"base": {"body", "head"}}`; wrappers add keys beside it.
+      init: `(key, inputs) -> params`, `{"base": {"body", "head"}}`; methods and wrappers
+        add keys beside it. "carried" is for what is kept from step to step and not trained: see
+        `meta_step`.
       adapt: `(params, support) -> adapted`, the inner loop; `adapted` has the structure of
-        `params["base"]`, and the very leaves of it that the method does not adapt.
+        `params["base"]`, and the very leaves of it that the method does not adapt. A method may add
+        keys beside "body" and "head" that its own `predict` and `objective` read.
       predict: `(adapted, inputs) -> (outputs, features)`.
       objective: `(params, adapted, query, prediction=None) -> (loss, metrics)`, what the outer loop
         minimises. `prediction` is `predict(adapted, query.inputs)` where the caller has it already:

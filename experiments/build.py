@@ -12,6 +12,7 @@ import optax
 import cml_jax
 from cml_jax import models, tasks
 from cml_jax.types import Loss, Method, Metric, Model, Task
+from experiments.config import DECAYING
 
 
 class Problem(NamedTuple):
@@ -106,38 +107,83 @@ def _networks(config):
         }
     else:
         shape = {"filters": config.model.filters, "pool": config.model.pool}
-        model = models.conv4(config.data.ways, **shape)
+        model = models.conv4(config.data.ways, extra_blocks=config.model.extra_blocks, **shape)
         co_learners = {
             "linear": partial(models.conv_co_learner, config.data.ways, depth=0, **shape),
-            "conv": partial(models.conv_co_learner, config.data.ways, **shape),
+            "conv": partial(
+                models.conv_co_learner, config.data.ways, depth=config.co_learner_depth, **shape
+            ),
         }
     name = config.co_learner
     return model, None if name in ("", "none") else co_learners[name]()
 
 
-def base_method(config, problem: Problem, num_steps: int, remat: bool = False) -> Method:
-    """The method of the config without its co-learner, with `num_steps` inner steps."""
-    build = getattr(cml_jax, config.method)
+def base_method(
+    config,
+    problem: Problem,
+    num_steps: int,
+    remat: bool = False,
+    progress: jax.typing.ArrayLike | None = None,
+) -> Method:
+    """The method of the config without CML's co-learner.
+
+    Args:
+      config: the run's.
+      problem: what `problem` returned.
+      num_steps: of the inner loop.
+      remat: as in `cml_jax.maml`.
+      progress: the share of training that is done, which may be traced; None is at test.
+    """
     if config.method == "reptile":
-        optimizer = optax.sgd(config.inner_learning_rate)
-        return build(problem.model, problem.loss, optimizer=optimizer, num_steps=num_steps)
-    kwargs = {"first_order": True} if config.first_order else {}
-    return build(
-        problem.model,
-        problem.loss,
-        learning_rate=config.inner_learning_rate,
-        num_steps=num_steps,
-        remat=remat,
-        **kwargs,
-    )
+        return _reptile(config, problem, num_steps)
+    rate = config.inner_learning_rate
+    if config.body_rate != 1:
+        rate = {"body": rate * config.body_rate, "head": rate}
+    kwargs = {"learning_rate": rate, "num_steps": num_steps, "remat": remat}
+    if config.first_order:
+        kwargs["first_order"] = True
+    name = config.method
+    if name == "sharp_maml" and config.sharp == "upper":
+        name = "maml"  # meta_step does the rest
+    elif name == "sharp_maml":
+        kwargs["radius"] = config.radius
+    if config.method == "collaborative":
+        kwargs["co_learner"] = problem.co_learner
+    if config.method == "maml_plus_plus" and progress is not None:
+        if config.multi_step_until:
+            kwargs["step_weights"] = cml_jax.multi_step_weights(
+                progress, num_steps, num_epochs=config.multi_step_until
+            )
+        if config.second_order_after and not config.first_order:
+            kwargs["first_order"] = progress < config.second_order_after
+    return getattr(cml_jax, name)(problem.model, problem.loss, **kwargs)
 
 
-def train_method(config, problem: Problem, remat: bool = False) -> Method:
+def _reptile(config, problem, num_steps):
+    optimizer = optax.sgd(config.inner_learning_rate)
+    if config.inner_optimizer == "adam":
+        optimizer = optax.adam(config.inner_learning_rate, b1=0.0)
+    shared = {"optimizer": optimizer, "num_steps": num_steps}
+    if config.inner_optimizer == "sgd" and not config.minibatch:
+        return cml_jax.reptile(problem.model, problem.loss, **shared)
+    minibatch = config.minibatch or config.data.shots * config.data.ways
+    return cml_jax.reptile_released(problem.model, problem.loss, minibatch=minibatch, **shared)
+
+
+def train_method(
+    config, problem: Problem, remat: bool = False, progress: jax.typing.ArrayLike = 0.0
+) -> Method:
     """The method that is trained: the base, and around it CML where there is a co-learner."""
-    method = base_method(config, problem, config.num_steps, remat)
-    if problem.co_learner is None:
+    method = base_method(config, problem, config.num_steps, remat, progress)
+    if problem.co_learner is None or config.method == "collaborative":
         return method
-    return cml_jax.cml(method, problem.co_learner, problem.loss, scale=config.co_learner_scale)
+    return cml_jax.cml(
+        method,
+        problem.co_learner,
+        problem.loss,
+        scale=config.co_learner_scale,
+        frozen=config.co_learner_frozen,
+    )
 
 
 def initial_state(config, problem: Problem) -> cml_jax.MetaState:
@@ -161,8 +207,8 @@ def test_methods(config, problem: Problem, num_steps: int) -> dict[str, Method]:
     """
     base = base_method(config, problem, num_steps)
     methods = {"meta-learner": base}
-    if problem.co_learner is not None:
-        if config.method != "reptile":
+    if problem.co_learner is not None and config.method != "collaborative":
+        if config.method in ("maml", "fomaml", "anil", "boil", "sharp_maml"):
             methods["co-learner (paper)"] = cml_jax.cml_dagger(
                 problem.model,
                 problem.co_learner,
@@ -177,14 +223,26 @@ def test_methods(config, problem: Problem, num_steps: int) -> dict[str, Method]:
 
 
 def outer_optimizer(config) -> optax.GradientTransformation:
-    """The outer optimiser with its schedule and clipping."""
+    """The outer optimiser with its schedule, clipping and decay, and the co-learner's own rate."""
     rate, steps = config.outer_learning_rate, config.train_steps
     schedule = {
         "constant": lambda: rate,
         "linear": lambda: optax.linear_schedule(rate, 0.0, steps),
         "cosine": lambda: optax.cosine_decay_schedule(rate, steps),
     }[config.outer_schedule]()
-    optimizer = getattr(optax, config.outer_optimizer)(schedule)
+    decay = {"weight_decay": config.weight_decay} if config.outer_optimizer in DECAYING else {}
+    parts = [getattr(optax, config.outer_optimizer)(schedule, **decay)]
     if config.max_gradient_norm:
-        return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optimizer)
-    return optimizer
+        parts.insert(0, optax.clip_by_global_norm(config.max_gradient_norm))
+    if config.co_learner_rate != 1:
+        parts.append(_scale_co_learner(config.co_learner_rate))
+    return optax.chain(*parts) if len(parts) > 1 else parts[0]
+
+
+def _scale_co_learner(factor):
+    def update(updates, _):
+        if "co_learner" not in updates:
+            return updates
+        return updates | {"co_learner": optax.tree.scale(factor, updates["co_learner"])}
+
+    return optax.stateless(update)

@@ -36,22 +36,41 @@ _COUNT = (1, 2**31 - 1)
 _RATE = (1e-10, 100.0)
 _INNER_STEPS = (1, 10_000)
 
+METHODS = ("maml", "fomaml", "anil", "boil", "reptile", "meta_sgd", "maml_plus_plus", "sharp_maml")
+METHODS += ("collaborative",)
+DECAYING = ("adamw", "lamb", "lion")
+OPTIMIZERS = ("adam", "nadam", "radam", "rmsprop", "sgd", *DECAYING)
+
 KEYS = {
-    "method": Key("maml", ("maml", "fomaml", "anil", "boil", "reptile"), "how a task is learned"),
+    "method": Key("maml", METHODS, "how a task is learned"),
     "co_learner": Key(
         "none", ("none", "", "linear", "conv", "mlp"), "CML's second head, in training"
     ),
     "co_learner_scale": Key(1.0, (0.0, 1e3), "gamma, the weight of the co-learner's loss"),
+    "co_learner_depth": Key(2, (0, 4), "convolutions of co_learner=conv"),
+    "co_learner_frozen": Key(False, None, "it keeps its random start: MAML + random noise"),
     "weighting": Key("uniform", ("uniform", "gradient_agreement"), "of the tasks, outer loop"),
+    "weigh_on": Key("displacements", ("displacements", "gradients"), "what agreement compares"),
     "inner_learning_rate": Key(0.4, (0.0, 100.0), "step size of the inner loop"),
+    "body_rate": Key(1.0, (0.0, 1e3), "the body's inner rate, in units of inner_learning_rate"),
     "num_steps": Key(1, _INNER_STEPS, "inner steps in training"),
     "first_order": Key(False, None, "drop the second derivatives"),
+    "multi_step_until": Key(
+        0.15, (0.0, 1.0), "share of training with a loss after every inner step (maml_plus_plus)"
+    ),
+    "second_order_after": Key(0.0, (0.0, 1.0), "share of training in first order (maml_plus_plus)"),
+    "radius": Key(5e-4, (0.0, 10.0), "rho, the reach of the perturbation (sharp_maml)"),
+    "sharp": Key("both", ("lower", "upper", "both"), "the loop that is perturbed (sharp_maml)"),
+    "inner_optimizer": Key("sgd", ("sgd", "adam"), "Reptile's; adam: beta1 0, moments carried on"),
+    "minibatch": Key(0, (0, 1_000_000), "examples of Reptile's inner steps; 0: all"),
     "precision": Key(
         "default",
         ("default", "float32", "tensorfloat32", "bfloat16"),
         "of matrix products; default: the device's own (CPU float32, GPU TF32, TPU bfloat16)",
     ),
-    "outer_optimizer": Key("adam", ("adam", "sgd"), "optax optimiser of the outer loop"),
+    "outer_optimizer": Key("adam", OPTIMIZERS, "optax optimiser of the outer loop"),
+    "weight_decay": Key(0.0, (0.0, 1.0), "of the outer loop (adamw, lamb, lion)"),
+    "co_learner_rate": Key(1.0, (0.0, 1e3), "its outer rate, in units of outer_learning_rate"),
     "outer_learning_rate": Key(1e-3, _RATE, "step size of the outer loop"),
     "outer_schedule": Key("constant", ("constant", "linear", "cosine"), "decays to 0 at the end"),
     "max_gradient_norm": Key(0.0, (0.0, 1e6), "clips the outer gradient; 0: off"),
@@ -68,6 +87,7 @@ KEYS = {
     "data.phase": Key((0.0, 3.14159265), (-1e6, 1e6), "lowest and highest (sinusoid)"),
     "model.name": Key("conv4", ("conv4", "mlp"), "network"),
     "model.filters": Key(64, (1, 65_536), "channels of each convolution (conv4)"),
+    "model.extra_blocks": Key(0, (0, 100), "convolutions behind the four; 3: More-MAML (conv4)"),
     "model.pool": Key(True, None, "max-pool; False: convolutions of stride 2 (conv4)"),
     "model.hidden": Key((40, 40), (1, 1_000_000), "widths of the hidden layers (mlp)"),
     "model.activation": Key("relu", ("relu", "tanh"), "nonlinearity (mlp)"),
@@ -170,6 +190,26 @@ def _check_together(c: ConfigDict) -> None:
             f"co_learner={c.co_learner} does not fit model.name={c.model.name}: "
             "use --config.co_learner=linear"
         )
+    if c.method == "collaborative" and c.co_learner in ("", "none"):
+        raise ConfigError(
+            "method=collaborative needs a second head: give one, as in --config.co_learner=linear"
+        )
+    for name, value, method in (
+        ("inner_optimizer", "sgd", "reptile"),
+        ("minibatch", 0, "reptile"),
+        ("second_order_after", 0.0, "maml_plus_plus"),
+    ):
+        if c[name] != value and c.method != method:
+            raise ConfigError(f"{name}={c[name]} is for method={method}: leave it out")
+    if c.weight_decay and c.outer_optimizer not in DECAYING:
+        raise ConfigError(
+            f"weight_decay={c.weight_decay} with outer_optimizer={c.outer_optimizer}: "
+            "use --config.outer_optimizer=adamw"
+        )
+    if c.co_learner_frozen and (c.co_learner in ("", "none") or c.method == "collaborative"):
+        raise ConfigError("co_learner_frozen=True needs CML's co-learner: leave it out")
+    if c.method in ("reptile", "maml_plus_plus") and c.body_rate != 1:
+        raise ConfigError(f"body_rate={c.body_rate} is not for method={c.method}: leave it out")
     if c.method == "reptile" and c.first_order:
         raise ConfigError("first_order=True changes nothing for method=reptile: leave it out")
     if c.weighting == "gradient_agreement" and c.tasks_per_step == 1:

@@ -98,9 +98,10 @@ def compile_steps(config, problem, plan, state, images):
 
     The number of steps is traced: one program for the last, shorter dispatch too.
     """
-    method = build.train_method(config, problem, plan.remat)
     optimizer = build.outer_optimizer(config)
     weigh = getattr(cml_jax, config.weighting)
+    sharp = config.method == "sharp_maml" and config.sharp in ("upper", "both")
+    radius = config.radius if sharp else None
     metrics = {"loss": problem.loss, problem.metric_name: problem.metric}
     key = jax.random.key(config.seed)
     sample = partial(problem.sample, queries=config.data.queries)
@@ -109,8 +110,17 @@ def compile_steps(config, problem, plan, state, images):
         keys = task_keys(key, "train", state.step * config.tasks_per_step, config.tasks_per_step)
         keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
         tasks = jax.vmap(sample, (0, None))(keys, images)
+        method = build.train_method(config, problem, plan.remat, state.step / config.train_steps)
         return cml_jax.meta_step(
-            method, optimizer, state, tasks, weigh=weigh, chunk=plan.chunk, metrics=metrics
+            method,
+            optimizer,
+            state,
+            tasks,
+            weigh=weigh,
+            weigh_on=config.weigh_on,
+            radius=radius,
+            chunk=plan.chunk,
+            metrics=metrics,
         )
 
     def advance(state, images, steps):

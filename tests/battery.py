@@ -8,7 +8,19 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from cml_jax import anil, boil, cml, fomaml, maml, reptile, squared_error
+from cml_jax import (
+    anil,
+    boil,
+    cml,
+    collaborative,
+    fomaml,
+    maml,
+    maml_plus_plus,
+    meta_sgd,
+    reptile,
+    sharp_maml,
+    squared_error,
+)
 from cml_jax.models import mlp, mlp_co_learner
 from cml_jax.tasks import sinusoid
 
@@ -19,6 +31,10 @@ METHODS = {
     "fomaml": partial(fomaml, learning_rate=0.1, num_steps=3),
     "anil": partial(anil, learning_rate=0.1, num_steps=3),
     "boil": partial(boil, learning_rate=0.1, num_steps=3),
+    "meta_sgd": partial(meta_sgd, learning_rate=0.1, num_steps=3),
+    "maml_plus_plus": partial(maml_plus_plus, learning_rate=0.1, num_steps=3),
+    "sharp_maml": partial(sharp_maml, learning_rate=0.1, num_steps=3, radius=0.05),
+    "collaborative": partial(collaborative, co_learner=CO_LEARNER, learning_rate=0.1, num_steps=3),
     "reptile": partial(reptile, optimizer=optax.sgd(0.1), num_steps=3),
     "reptile_adam": partial(
         reptile, optimizer=optax.adam(0.02, b1=0.0, eps_root=1e-8), num_steps=3

@@ -50,7 +50,7 @@ def test_both_terms_and_the_scale(task, name):
 
     loss, metrics = method.objective(params, adapted, task.query)
     base_loss, _ = base.objective(params, adapted, task.query)
-    _, features = MODEL.apply(adapted, task.query.inputs)
+    _, features = base.predict(adapted, task.query.inputs)
     outputs, _ = CO_LEARNER.apply(params["co_learner"], features)
     co_loss = jnp.mean((outputs - task.query.targets) ** 2)
     np.testing.assert_allclose(loss, base_loss + 0.3 * co_loss, rtol=1e-14)
@@ -133,6 +133,25 @@ def test_scale_zero_is_the_base_bit_for_bit(name):
             state, _ = step(state, sinusoids(4, seed))
         states.append(state)
     assert_same(states[1].params["base"], states[0].params["base"])
+
+
+@pytest.mark.parametrize("outer", [optax.sgd(0.1), optax.adam(1e-2)], ids=["sgd", "adam"])
+def test_a_frozen_co_learner_keeps_its_random_start(outer):
+    method = cml(build("maml"), CO_LEARNER, squared_error, scale=0.5, frozen=True)
+    state = begin = cml_jax.init(method, outer, jax.random.key(0), jnp.zeros((5, 1)))
+    step = jax.jit(partial(meta_step, method, outer))
+    for seed in range(2):
+        state, _ = step(state, sinusoids(4, seed))
+    assert_same(state.params["co_learner"], begin.params["co_learner"])
+
+
+def test_a_frozen_co_learner_pulls_on_the_base_all_the_same(task):
+    learning = build("maml+cml")
+    frozen = cml(build("maml"), CO_LEARNER, squared_error, scale=0.5, frozen=True)
+    params = start(learning, task.support.inputs)
+    gradient, expected = (jax.jit(jax.grad(after(m, task)))(params) for m in (frozen, learning))
+    assert_close(gradient["base"], expected["base"], 1e-13)
+    assert optax.tree.norm(gradient["co_learner"]) == 0 < optax.tree.norm(expected["co_learner"])
 
 
 def test_the_scale_may_be_traced():

@@ -37,12 +37,23 @@ def shapes(model, *inputs):
     [
         (conv4(5), conv_co_learner(5), (25, 84, 84, 3), (10, 10, 64), (121_093, 203_210)),
         (conv4(5), conv_co_learner(5, depth=0), (25, 84, 84, 3), (10, 10, 64), (121_093, 129_098)),
+        (conv4(5), conv_co_learner(5, depth=4), (25, 84, 84, 3), (10, 10, 64), (121_093, 277_322)),
+        (conv4(5, extra_blocks=3), None, (25, 84, 84, 3), (10, 10, 64), (232_261, None)),
         (conv4(5, filters=32), None, (25, 84, 84, 3), (10, 10, 32), (32_901, None)),
         (conv4(5), None, (25, 28, 28, 1), (3, 3, 64), (112_261, None)),
         (mlp(), mlp_co_learner(), (10, 1), (40,), (1_761, 3_442)),
         (mlp(), linear_co_learner(), (10, 1), (40,), (1_761, 1_802)),
     ],
-    ids=["4-conv", "linear co-learner", "32 filters", "28 px", "mlp", "mlp, linear co-learner"],
+    ids=[
+        "4-conv",
+        "linear co-learner",
+        "co-learner of four blocks",
+        "More-MAML",
+        "32 filters",
+        "28 px",
+        "mlp",
+        "mlp, linear co-learner",
+    ],
 )
 def test_parameter_counts(model, co_learner, inputs, features, sizes):
     params, outputs, read = shapes(model, *inputs)
@@ -89,10 +100,10 @@ def plain_linear(params, x):
 
 
 def plain_conv4(params, x, pool):
-    for i in range(4):
-        x = plain_block(params["body"][f"ConvBlock_{i}"], x, 1 if pool else 2)
-        features = x
-        x = plain_pool(x) if pool else x
+    for i in range(len(params["body"])):
+        x = plain_block(params["body"][f"ConvBlock_{i}"], x, 1 if pool or i > 3 else 2)
+        x = plain_pool(x) if pool and i < 3 else x
+    features, x = x, plain_pool(x) if pool else x
     return plain_linear(params["head"], x), features
 
 
@@ -109,9 +120,9 @@ def scrambled(params, seed=0):
 
 
 # 19 px: odd maps (19, 9, 4, 2), whose last row and column a pool drops.
-@pytest.mark.parametrize("pool, size", [(True, 19), (False, 16)])
-def test_conv4_is_the_plain_network(x64, pool, size):
-    model = conv4(5, filters=4, pool=pool)
+@pytest.mark.parametrize("pool, size, extra", [(True, 19, 0), (False, 16, 0), (True, 19, 2)])
+def test_conv4_is_the_plain_network(x64, pool, size, extra):
+    model = conv4(5, filters=4, pool=pool, extra_blocks=extra)
     images = np.random.default_rng(1).normal(size=(6, size, size, 3))
     params = scrambled(model.init(jax.random.key(0), jnp.asarray(images, jnp.float32)))
     outputs, features = jax.jit(model.apply)(params, images)

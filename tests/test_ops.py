@@ -212,12 +212,25 @@ def test_max_pool_equals_reduce_window_through_two_derivatives(size):
         assert_close(second(max_pool, x), second(gathered, x))
 
 
-def test_max_pool_splits_the_gradient_among_equal_entries():
-    window = jnp.asarray([[1.0, 1.0], [1.0, 1.0]]).reshape(1, 2, 2, 1)
+@pytest.mark.parametrize(
+    "window, expected",
+    [
+        ([1.0, 1.0, 1.0, 1.0], [1, 0, 0, 0]),
+        ([0.0, 1.0, 0.5, 1.0], [0, 1, 0, 0]),
+        ([0.0, 0.0, 2.0, 2.0], [0, 0, 1, 0]),
+        ([-3.0, -2.0, -2.0, -1.0], [0, 0, 0, 1]),
+    ],
+)
+def test_the_first_of_equal_entries_gets_the_gradient(window, expected):
+    window = jnp.asarray(window).reshape(1, 2, 2, 1)
     gradient = jax.grad(lambda x: jnp.sum(max_pool(x)))(window)
-    np.testing.assert_array_equal(gradient.ravel(), [0.25, 0.25, 0.25, 0.25])
-    gradient = jax.grad(lambda x: jnp.sum(max_pool(x)))(window.at[0, 1, 1, 0].set(0.0))
-    np.testing.assert_array_equal(gradient.ravel(), [0.25, 0.5, 0.25, 0.0])
+    np.testing.assert_array_equal(gradient.ravel(), expected)
+
+
+def test_max_pool_hands_on_what_is_not_a_number():
+    for place in range(4):
+        window = jnp.arange(4.0).at[place].set(jnp.nan).reshape(1, 2, 2, 1)
+        assert jnp.isnan(max_pool(window)).all()
 
 
 @pytest.mark.parametrize("operation", [max_pool, lambda x: batch_norm(x, x[0, 0, 0], x[0, 0, 1])])

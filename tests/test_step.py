@@ -106,6 +106,7 @@ def test_a_step_is_the_update_by_hand(name):
         assert new.step == 1
         np.testing.assert_allclose(metrics["weight_min"], weights.min(), rtol=1e-4)
         np.testing.assert_allclose(metrics["weight_negative"], (weights < 0).mean())
+        np.testing.assert_allclose(metrics["weight_mean"], weights.mean(), rtol=1e-4)
         np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(expected), rtol=1e-5)
 
 
@@ -231,6 +232,28 @@ def test_metrics_are_means_over_tasks():
     np.testing.assert_allclose(report["loss"], np.mean(losses), rtol=1e-5)
     np.testing.assert_allclose(report["co_learner_loss"], np.mean(co_losses), rtol=1e-5)
     assert all(np.shape(value) == () for value in report.values())
+
+
+def test_weights_may_be_those_of_the_meta_gradients():
+    method, state, tasks = build("anil+cml"), begin("anil+cml"), sinusoids()
+    step = partial(meta_step, method, OUTER, weigh=gradient_agreement, weigh_on="gradients")
+    new, metrics = jax.jit(step)(state, tasks)
+    one_task = lambda task: jax.grad(after(method, task))(state.params)  # noqa: E731
+    gradients = jax.jit(jax.vmap(one_task))(tasks)
+    # All of the base, the part that does not adapt too; nothing of the co-learner.
+    g = np.concatenate([x.reshape(8, -1) for x in jax.tree.leaves(gradients["base"])], 1)
+    agreement = (g @ g.T).sum(1)
+    weights = agreement / np.abs(agreement).sum()
+    expected = jax.tree.map(lambda x: np.tensordot(weights, x, 1), gradients)
+    assert_close(optax.tree.get(new.opt_state, "trace"), expected, 1e-4)
+    np.testing.assert_allclose(metrics["weight_mean"], weights.mean(), rtol=1e-4)
+    by_displacement = unsharded("anil+cml")["gradient_agreement"][1]["weight_mean"]
+    assert abs(by_displacement - weights.mean()) > 1e-3
+
+
+def test_an_unknown_choice_of_what_is_weighed_is_named():
+    with pytest.raises(ValueError, match="weigh_on='losses' is unknown: use 'displacements'"):
+        meta_step(build("maml"), OUTER, begin("maml"), sinusoids(), weigh_on="losses")
 
 
 def test_agreement_of_identical_tasks_is_the_mean():
@@ -366,6 +389,8 @@ def training_tasks():
 
 
 LEARNING = {
+    # More steps share the rates, which grow until the inner loop diverges.
+    "meta_sgd": (optax.adam(5e-3), {"learning_rate": 0.02, "num_steps": 1}),
     "reptile": (optax.sgd(0.5), {"optimizer": optax.sgd(0.02), "num_steps": 10}),
     "reptile_adam": (
         optax.sgd(0.3),
@@ -386,7 +411,9 @@ def test_it_learns_the_sinusoid(name):
     @jax.jit
     def errors_after_training(state, tasks):
         state, _ = jax.lax.scan(partial(meta_step, method, outer), state, tasks)
-        unadapted = jax.vmap(lambda x: model.apply(state.params["base"], x)[0])(unseen.query.inputs)
+        unadapted = jax.vmap(lambda x: method.predict(state.params["base"], x)[0])(
+            unseen.query.inputs
+        )
         adapted = evaluate(method, state.params, unseen, squared_error)
         return adapted.mean(), squared_error(unadapted, unseen.query.targets)
 

@@ -1,8 +1,12 @@
 """Meta-learning methods, one small file a family."""
 
 from cml_jax.methods.cml import cml, cml_dagger, cml_dagger_released
+from cml_jax.methods.collaborative import collaborative
 from cml_jax.methods.maml import anil, boil, fomaml, maml
-from cml_jax.methods.reptile import reptile
+from cml_jax.methods.maml_plus_plus import maml_plus_plus, multi_step_weights
+from cml_jax.methods.meta_sgd import meta_sgd
+from cml_jax.methods.reptile import reptile, reptile_released
+from cml_jax.methods.sharp_maml import sharp_maml
 
 __all__ = [
     "anil",
@@ -10,7 +14,13 @@ __all__ = [
     "cml",
     "cml_dagger",
     "cml_dagger_released",
+    "collaborative",
     "fomaml",
     "maml",
+    "maml_plus_plus",
+    "meta_sgd",
+    "multi_step_weights",
     "reptile",
+    "reptile_released",
+    "sharp_maml",
 ]

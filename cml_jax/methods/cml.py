@@ -6,7 +6,14 @@ from cml_jax.methods.maml import maml
 from cml_jax.types import Loss, Method, Model, PyTree
 
 
-def cml(method: Method, co_learner: Model, loss: Loss, *, scale: jax.typing.ArrayLike) -> Method:
+def cml(
+    method: Method,
+    co_learner: Model,
+    loss: Loss,
+    *,
+    scale: jax.typing.ArrayLike,
+    frozen: bool = False,
+) -> Method:
     """Adds a co-learner to the outer objective of any method; at test it is gone.
 
         objective + scale * L_query(co_learner_phi(features of the adapted body))
@@ -25,6 +32,8 @@ def cml(method: Method, co_learner: Model, loss: Loss, *, scale: jax.typing.Arra
       co_learner: a `Model` whose inputs are features `[n, ...]`.
       loss: `(outputs, targets) -> scalar`.
       scale: gamma.
+      frozen: the co-learner keeps its random start in both loops: MAML + random noise, figure 3a.
+        (An outer optimiser with weight decay still shrinks it.)
 
     Returns:
       A `Method` whose params have "co_learner" beside "base"; "base" is initialised as by `method`
@@ -36,7 +45,9 @@ def cml(method: Method, co_learner: Model, loss: Loss, *, scale: jax.typing.Arra
     def objective(params, adapted, query, prediction=None):
         prediction = prediction or method.predict(adapted, query.inputs)
         value, metrics = method.objective(params, adapted, query, prediction)
-        outputs, _ = co_learner.apply(params["co_learner"], prediction[1])
+        phi = params["co_learner"]
+        phi = jax.lax.stop_gradient(phi) if frozen else phi
+        outputs, _ = co_learner.apply(phi, prediction[1])
         co_loss = loss(outputs, query.targets)
         return value + scale * co_loss, metrics | {"co_learner_loss": co_loss}
 
@@ -79,7 +90,9 @@ def cml_dagger(
     )
     return swapped._replace(
         init=lambda key, inputs: swapped.init(key, inputs)["base"],
-        adapt=lambda params, support: swapped.adapt({"base": params}, support),
+        adapt=lambda params, support: swapped.adapt(
+            {"base": {part: params[part] for part in ("base", "co_learner")}}, support
+        ),
     )
 
 

@@ -20,13 +20,13 @@ def reptile(
     `theta'` is returned with the first-order path to theta, which the objective above cuts and
     which a wrapper such as `cml` uses.
 
-    Every inner step sees the whole support set.
+    Every inner step sees the whole support set; `reptile_released` draws minibatches.
 
     Args:
       model: the network.
       loss: `(outputs, targets) -> scalar` of the inner loop.
-      optimizer: of the inner loop; a fresh state for every task (the reference code carries Adam's
-        moments from task to task).
+      optimizer: of the inner loop; a fresh state for every task (`reptile_released` carries it from
+        task to task).
       num_steps: inner steps, static.
 
     Reference: Nichol et al. 2018, https://arxiv.org/abs/1803.02999, algorithm 2.
@@ -43,9 +43,89 @@ def reptile(
     def objective(params, adapted, query, prediction=None):
         del query, prediction
         gap = jax.tree.map(
-            lambda p, a: jnp.sum(jnp.square(p - jax.lax.stop_gradient(a))), params["base"], adapted
+            lambda p, a: jnp.sum(jnp.square(p - jax.lax.stop_gradient(a))),
+            params["base"],
+            {part: adapted[part] for part in params["base"]},
         )
         value = sum(jax.tree.leaves(gap)) / 2
         return value, {"loss": value}
 
     return Method(init, adapt, model.apply, objective)
+
+
+def reptile_released(
+    model: Model,
+    loss: Loss,
+    *,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    minibatch: int,
+) -> Method:
+    """Reptile as its released code runs it: minibatches, and an inner optimiser that remembers.
+
+        theta_{k+1} = theta_k + optimizer(grad L(theta_k; minibatch k)),   k = 0, ..., K - 1
+
+    The minibatches walk through the support set, shuffled anew at every pass; one may end in the
+    next pass. The published inner optimiser is `optax.adam(rate, b1=0.0)`. Its state is in
+    `params["carried"]`: the tasks of a meta-step start from it, and `meta_step` puts the mean of
+    the states that they end in there. A test task starts from it too, and leaves it as it is.
+
+    With one task a meta-step this is the released code. With T it runs them one after another, each
+    from its predecessor's state; here they run at once, from the same state, so that the moments
+    forget T times more slowly. The tasks of a meta-step share the order of their minibatches, which
+    changes from step to step: a fixed order would favour the labels it ends with.
+
+    With SGD and `K * minibatch` support examples, `theta - theta'` is what gradient agreement
+    weighs in its Reptile form: the sum of K updates on K disjoint parts of the task's examples.
+
+    Args:
+      model, loss, optimizer, num_steps: as in `reptile`; more steps at test (50).
+      minibatch: examples an inner step, static.
+
+    Returns:
+      A `Method` whose params have "carried" beside "base", as have its adapted parameters.
+
+    Raises:
+      ValueError: when minibatch is not positive.
+
+    Reference: Nichol et al. 2018, https://arxiv.org/abs/1803.02999, and its code,
+    https://github.com/openai/supervised-reptile. Eshratifar et al. 2018,
+    https://arxiv.org/abs/1810.08178.
+    """
+    if minibatch < 1:
+        raise ValueError(f"minibatch={minibatch} but an inner step needs an example: raise it")
+    plain = reptile(model, loss, optimizer=optimizer, num_steps=num_steps)
+
+    def init(key, inputs):
+        params = plain.init(key, inputs)
+        state = optimizer.init(params["base"])
+        return params | {"carried": {"inner_state": state, "step": jnp.zeros((), jnp.int32)}}
+
+    def adapt(params, support):
+        carried = params["carried"]
+        size = jax.tree.leaves(support)[0].shape[0]
+
+        def step(carry, rows):
+            theta, state = carry
+            batch = jax.tree.map(lambda x: x[rows], support)
+            at = jax.lax.stop_gradient(theta)
+            updates, state = optimizer.update(jax.grad(loss_on(model, loss, batch))(at), state, at)
+            return (optax.apply_updates(theta, updates), state), None
+
+        rows = minibatches(carried["step"], size, minibatch, num_steps)
+        (theta, state), _ = jax.lax.scan(step, (params["base"], carried["inner_state"]), rows)
+        return theta | {"carried": {"inner_state": state, "step": carried["step"] + 1}}
+
+    return plain._replace(init=init, adapt=adapt)
+
+
+def minibatches(seed: jax.Array, size: int, minibatch: int, count: int) -> jax.Array:
+    """Rows of `count` minibatches that walk through shuffled passes over `size` examples.
+
+    Returns:
+      int32 `[count, minibatch]`.
+    """
+    passes = -(-count * minibatch // size)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), seed), passes)
+    order = jax.vmap(lambda key: jax.random.permutation(key, size))(keys)
+    return order.reshape(-1)[: count * minibatch].reshape(count, minibatch)

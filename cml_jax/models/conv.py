@@ -9,10 +9,12 @@ from cml_jax.types import Model
 
 
 class Conv4Body(nn.Module):
-    """Four convolution blocks, `[n, h, w, c]` to `[n, h', w', filters]`; block 4 is not pooled."""
+    """Four convolution blocks and `extra_blocks`, `[n, h, w, c]` to `[n, h', w', filters]`; block
+    4 and those after it are not pooled."""
 
     filters: int
     pool: bool
+    extra_blocks: int = 0
 
     @nn.compact
     def __call__(self, inputs):
@@ -20,6 +22,8 @@ class Conv4Body(nn.Module):
             inputs = ConvBlock(
                 self.filters, stride=1 if self.pool else 2, pool=self.pool and block < 3
             )(inputs)
+        for _ in range(self.extra_blocks):
+            inputs = ConvBlock(self.filters)(inputs)
         return inputs
 
 
@@ -39,7 +43,7 @@ class ConvHead(nn.Module):
         return Linear(self.ways)(features.reshape(features.shape[0], -1))
 
 
-def conv4(ways: int, *, filters: int = 64, pool: bool = True) -> Model:
+def conv4(ways: int, *, filters: int = 64, pool: bool = True, extra_blocks: int = 0) -> Model:
     """The 4-conv network: 3x3 convolution, batch norm, ReLU, 2x2 max-pool, four times, then linear.
 
     121,093 parameters at 84 x 84 x 3, 5 ways, 64 filters. `features` are block 4 after ReLU and
@@ -53,10 +57,14 @@ def conv4(ways: int, *, filters: int = 64, pool: bool = True) -> Model:
       filters: channels of every block (64, or 32 as MAML on miniImageNet).
       pool: False is the MAML paper's Omniglot form: stride 2 instead of max-pool, a quarter of the
         arithmetic. (cbfinn/maml averages its last 2 x 2 map; here it is flattened.)
+      extra_blocks: more blocks on block 4's map, in the body; features are the last one's. 3 is
+        More-MAML, 232,261 parameters: more of them than under CML, and no co-learner.
 
     Reference: Finn et al. 2017, section 5.2; Shin et al. 2024, released code.
     """
-    return from_linen(Conv4Body(filters, pool), ConvHead(ways, filters, depth=0, pool=pool))
+    return from_linen(
+        Conv4Body(filters, pool, extra_blocks), ConvHead(ways, filters, depth=0, pool=pool)
+    )
 
 
 def conv_co_learner(ways: int, *, filters: int = 64, depth: int = 2, pool: bool = True) -> Model:

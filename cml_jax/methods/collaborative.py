@@ -1,0 +1,64 @@
+"""Collaborative learning: two heads on one body, in both loops."""
+
+from typing import Any
+
+import jax
+
+from cml_jax.methods.maml import maml
+from cml_jax.types import Loss, Method, Model
+
+
+def collaborative(model: Model, loss: Loss, *, co_learner: Model, **inner: Any) -> Method:
+    """MAML on a network with two heads, which both loops train on the sum of their losses.
+
+        L(head(features)) + L(co_learner(features)),   on the support and on the query set
+
+    What CML is compared with: here the second head adapts in the inner loop, there it does not. At
+    test both heads adapt still, and `model`'s own head predicts.
+
+    Song & Chai also draw the heads towards each other's soft labels. That is left out: the CML
+    paper compares with two heads that both adapt, and the sum is the nearest to its own objective.
+
+    Args:
+      model: the network.
+      loss: `(outputs, targets) -> scalar`, for both loops and both heads.
+      co_learner: a `Model` whose inputs are features `[n, ...]`.
+      **inner: the other arguments of `maml`: learning_rate, num_steps, adapts, first_order, remat;
+        both heads are part of "head".
+
+    Returns:
+      A `Method` whose params are {"base": {"body", "head": {"meta_learner", "co_learner"}}}; body
+      and meta-learner start as `maml`'s do with the same key. It reports "loss", the sum, and
+      "co_learner_loss", the second head's part of it.
+
+    Reference: Song & Chai 2018, https://arxiv.org/abs/1805.11761, as Shin et al. 2024,
+    https://arxiv.org/abs/2406.04639, compare it.
+    """
+
+    def init(key, inputs):
+        params = model.init(key, inputs)
+        _, features = model.apply(params, inputs)
+        # fold_in, not split: the rest starts as it would alone, so that runs can be paired.
+        second = co_learner.init(jax.random.fold_in(key, 1), features)
+        return params | {"head": {"meta_learner": params["head"], "co_learner": second}}
+
+    def predict(adapted, inputs):
+        return model.apply(adapted | {"head": adapted["head"]["meta_learner"]}, inputs)
+
+    def apply(params, inputs):
+        outputs, features = predict(params, inputs)
+        return (outputs, co_learner.apply(params["head"]["co_learner"], features)[0]), features
+
+    def summed(outputs, targets):
+        return loss(outputs[0], targets) + loss(outputs[1], targets)
+
+    def objective(params, adapted, query, prediction=None):
+        del params
+        outputs, features = prediction or predict(adapted, query.inputs)
+        co_outputs, _ = co_learner.apply(adapted["head"]["co_learner"], features)
+        co_loss = loss(co_outputs, query.targets)
+        value = loss(outputs, query.targets) + co_loss
+        return value, {"loss": value, "co_learner_loss": co_loss}
+
+    method = maml(Model(init, apply), summed, **inner)
+    return method._replace(predict=predict, objective=objective)

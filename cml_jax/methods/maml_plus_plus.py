@@ -1,0 +1,191 @@
+"""MAML++: MAML with a query loss, inner rates and batch-norm parameters for every inner step."""
+
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cml_jax.inner import gradient_descent, loss_on, merge, rate_per_leaf, select, sgd
+from cml_jax.types import Loss, Method, Model, PyTree
+
+
+def multi_step_weights(
+    epoch: jax.typing.ArrayLike, num_steps: int, *, num_epochs: float
+) -> jax.Array:
+    """How much the query loss after each inner step counts, annealed to the last step alone.
+
+        w_k = max(1 - epoch / num_epochs, 0.03) / K  (k < K),  0 from num_epochs on
+        w_K = 1 - (K - 1) w_1
+
+    The authors' code counts whole epochs; between them this is the same line. From num_epochs on a
+    method with `step_weights=None` has the same objective and is cheaper.
+
+    Args:
+      epoch: the progress, a scalar, possibly traced; in any unit.
+      num_steps: K >= 1, static.
+      num_epochs: the progress at which the annealing ends, in the unit of `epoch` (10 to 15 of 100
+        epochs in the authors' settings).
+
+    Returns:
+      `[K]`, of sum 1.
+
+    Reference: Antoniou et al. 2019, https://arxiv.org/abs/1810.09502, section 4, and its code.
+    """
+    left = 1 - jnp.asarray(epoch, float) / num_epochs
+    earlier = jnp.where(left > 0, jnp.maximum(left, 0.03) / num_steps, 0)
+    return jnp.full((num_steps,), earlier).at[-1].set(1 - (num_steps - 1) * earlier)
+
+
+def maml_plus_plus(
+    model: Model,
+    loss: Loss,
+    *,
+    learning_rate: PyTree,
+    num_steps: int,
+    step_weights: jax.typing.ArrayLike | None = None,
+    learn_rates: bool = True,
+    per_step_norm: bool = True,
+    first_order: jax.typing.ArrayLike = False,
+    remat: bool = False,
+) -> Method:
+    """MAML++: three parts that steady MAML, each of which may be off; all off, it is `maml`.
+
+        theta_k = theta_{k-1} - alpha_k * grad L_support(theta_{k-1}; norm_k),  k = 1..K
+        objective  sum_k w_k L_query(theta_k; norm_k)
+
+    alpha_k: one learned scalar for every parameter tensor and step, as in the authors' code (the
+    paper says layer, whose kernel and bias would share it). norm_k: scale and bias of batch norm in
+    step k, trained by the outer loop and not adapted: the leaves "scale" and "bias" of modules
+    whose name contains "BatchNorm". Step 1's are those of "base"; a network without batch norm has
+    none. With more inner steps than rates (at test, say), the last rates and norm go on.
+
+    Where this differs from the paper: the statistics are always those of the batch at hand, since a
+    pure function keeps no running ones (the paper's running statistics are per step; its code
+    stores them but normalises with the batch in training and at test); and there are K rates, not
+    K + 1, since the last is never used. Cosine annealing belongs to the outer optimiser.
+
+    Under `cml` the co-learner reads the features after the last step alone: the paper on it does
+    not say which steps it joins, and the last is the only one that is used at test.
+
+    Args:
+      model: the network.
+      loss: `(outputs, targets) -> scalar`, for both loops.
+      learning_rate: where the rates start, a scalar or a prefix tree as in `maml`.
+      num_steps: K, static.
+      step_weights: w `[K]`, possibly traced: `multi_step_weights(...)`. None is the last step
+        alone, and the method to evaluate with.
+      learn_rates: False keeps `learning_rate`.
+      per_step_norm: False adapts batch norm in the inner loop, as MAML does.
+      first_order: the inner gradients are constants of the outer loop. A traced bool, for annealing
+        from first to second order in one program, computes the second order and masks it.
+      remat: recompute inner steps and earlier query losses in the backward pass.
+
+    Returns:
+      A `Method` whose params have beside "base" (both are trees like "base", None elsewhere)
+      "inner_rates", leaves `[K]`, and "step_norm", leaves `[K - 1, c]` (with K > 1). With
+      step_weights its metrics gain "multi_step_loss", what is minimised; "loss" is the last step's.
+
+    Raises:
+      ValueError: when num_steps is negative or step_weights are not `[num_steps]`.
+
+    Reference: Antoniou et al. 2019, https://arxiv.org/abs/1810.09502, section 4, and its code.
+    """
+    if num_steps < 0:
+        raise ValueError(f"num_steps={num_steps} but an inner loop has 0 or more steps: raise it")
+    if step_weights is not None and np.shape(step_weights) != (num_steps,):
+        raise ValueError(
+            f"step_weights has shape {np.shape(step_weights)} but num_steps={num_steps}: give one "
+            "weight a step, or None for the last step alone"
+        )
+
+    def init(key, inputs):
+        base = model.init(key, inputs)
+        params = {"base": base}
+        norm = _batch_norms(base) if per_step_norm else False
+        if learn_rates:
+            fast = select(jax.tree.map(operator.not_, norm), base)
+            params["inner_rates"] = jax.tree.map(
+                lambda leaf, rate: jnp.full((num_steps,), rate, leaf.dtype),
+                fast,
+                rate_per_leaf(learning_rate, fast),
+            )
+        if per_step_norm and num_steps > 1:  # checkpoints take no empty arrays
+            params["step_norm"] = jax.tree.map(
+                lambda leaf: jnp.tile(leaf, (num_steps, 1))[1:], select(norm, base)
+            )
+        return params
+
+    def adapt(params, support):
+        base, support_loss = params["base"], loss_on(model, loss, support)
+        norm = _batch_norms(base) if per_step_norm else False
+        adapts = jax.tree.map(operator.not_, norm)
+        first_norm = select(norm, base)
+        norms = jax.tree.map(lambda leaf: leaf[None], first_norm)
+        if "step_norm" in params:
+            norms = jax.tree.map(lambda *rows: jnp.concatenate(rows), norms, params["step_norm"])
+        rates = params["inner_rates"] if learn_rates else None
+
+        def step(network, row):
+            rates, norm = row
+            network = gradient_descent(
+                support_loss,
+                merge(norm, network),
+                sgd(rates if learn_rates else learning_rate),
+                1,
+                adapts=adapts,
+                first_order=first_order,
+                remat=remat,
+            )
+            return network, network if step_weights is not None else None
+
+        last, path = jax.lax.scan(
+            step,
+            base,
+            _rows((rates, norms), num_steps),
+            length=num_steps,
+            unroll=num_steps == 1,
+        )
+        adapted = merge(first_norm, last)
+        if jax.tree.leaves(first_norm):
+            adapted["step_norm"] = select(norm, last)
+        if step_weights is not None:
+            adapted["earlier"] = jax.tree.map(lambda x: x[:-1], path)
+        return adapted
+
+    def predict(adapted, inputs):
+        network = {k: v for k, v in adapted.items() if k not in ("step_norm", "earlier")}
+        if "step_norm" in adapted:
+            network = merge(adapted["step_norm"], network)
+        return model.apply(network, inputs)
+
+    def objective(params, adapted, query, prediction=None):
+        del params
+        outputs, _ = prediction or predict(adapted, query.inputs)
+        last = loss(outputs, query.targets)
+        if step_weights is None:
+            return last, {"loss": last}
+        query_loss = loss_on(model, loss, query)
+        query_loss = jax.checkpoint(query_loss, prevent_cse=False) if remat else query_loss
+        # One at a time, as the inner loop goes: side by side they would need K times the memory.
+        earlier = jax.lax.map(query_loss, adapted["earlier"])
+        weights = jnp.asarray(step_weights, last.dtype)
+        value = jnp.sum(weights[:-1] * earlier) + weights[-1] * last
+        return value, {"loss": last, "multi_step_loss": value}
+
+    return Method(init, adapt, predict, objective)
+
+
+def _batch_norms(base):
+    """A tree of bools like `base`: which leaves are scale or bias of a batch norm."""
+
+    def is_norm(path, _):
+        *modules, name = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        return name in ("scale", "bias") and any("BatchNorm" in module for module in modules)
+
+    return jax.tree_util.tree_map_with_path(is_norm, base)
+
+
+def _rows(tree, num_steps):
+    """Row k of each leaf for step k, and the last row for the steps beyond it."""
+    return jax.tree.map(lambda x: x[np.minimum(np.arange(num_steps), len(x) - 1)], tree)
