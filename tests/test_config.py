@@ -205,7 +205,7 @@ def test_a_setting_added_since_has_its_default_in_older_runs(tmp_path):
     del stored["precision"]
     path.write_text(json.dumps(stored))
     record(default_config(), tmp_path)
-    with pytest.raises(ConfigError, match="precision default -> float32"):
+    with pytest.raises(ConfigError, match="precision 'default' -> 'float32'"):
         record(changed(precision="float32"), tmp_path)
 
 

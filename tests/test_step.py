@@ -35,7 +35,7 @@ from cml_jax.models import ConvBlock, from_linen, mlp
 from cml_jax.models.conv import ConvHead
 from cml_jax.tasks import sinusoid
 
-OUTER = optax.sgd(0.5, momentum=0.9)
+OUTER = optax.sgd(0.05, momentum=0.9)
 battery = pytest.mark.parametrize("name", COMBINATIONS)
 
 
@@ -101,7 +101,7 @@ def test_a_step_is_the_update_by_hand(name):
         new, metrics = unsharded(name)[weigh]
         # The first trace of the momentum is the gradient itself.
         assert_close(optax.tree.get(new.opt_state, "trace"), expected, 1e-5)
-        step = jax.tree.map(lambda p, g: p - 0.5 * g, state.params, expected)
+        step = jax.tree.map(lambda p, g: p - 0.05 * g, state.params, expected)
         assert_close(new.params, step, 1e-6)
         assert new.step == 1
         np.testing.assert_allclose(metrics["weight_min"], weights.min(), rtol=1e-4)
