@@ -9,6 +9,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from cml_jax import (
+    Batch,
+    Model,
     anil,
     boil,
     cml,
@@ -51,6 +53,24 @@ def build(name, model=MODEL, co_learner=CO_LEARNER, loss=squared_error, scale=0.
         method = build(name.removesuffix("+cml"), model, co_learner, loss)
         return cml(method, co_learner, loss, scale=scale)
     return METHODS[name](model, loss)
+
+
+# A quadratic loss, 1/2 (theta - c)' A (theta - c), whose task is its A and c.
+def quadratic_loss(outputs, targets):
+    theta, matrix = outputs
+    return 0.5 * (theta - targets) @ matrix @ (theta - targets)
+
+
+QUADRATIC = Model(
+    lambda key, inputs: {"body": jnp.array([0.4, -0.2]), "head": jnp.array([0.7])},
+    lambda p, matrix: ((jnp.concatenate([p["body"], p["head"]]), matrix), p["body"]),
+)
+
+
+def quadratic_batch(seed):
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(3, 3))
+    return Batch(jnp.asarray(root @ root.T + np.eye(3)), jnp.asarray(rng.normal(size=3)))
 
 
 def sinusoids(num_tasks=8, seed=0):

@@ -11,6 +11,7 @@ from battery import (
     COMBINATIONS,
     METHODS,
     MODEL,
+    QUADRATIC,
     after,
     assert_close,
     assert_same,
@@ -18,36 +19,22 @@ from battery import (
     double,
     finite_difference,
     first,
+    quadratic_batch,
+    quadratic_loss,
     sinusoids,
     start,
 )
 from jax.flatten_util import ravel_pytree
 
 import cml_jax
-from cml_jax import Batch, MetaState, Model, Task, cross_entropy, squared_error
+from cml_jax import Batch, MetaState, Task, cross_entropy, squared_error
 from cml_jax.models import ConvBlock, from_linen
 from cml_jax.models.conv import ConvHead
 
 SECOND_ORDER = [c for c in COMBINATIONS if c.startswith(("maml", "anil", "boil"))]
 
 
-# A quadratic loss, 1/2 (theta - c)' A (theta - c), whose task is its A and c.
-def quadratic_loss(outputs, targets):
-    theta, matrix = outputs
-    return 0.5 * (theta - targets) @ matrix @ (theta - targets)
-
-
-QUADRATIC = Model(
-    lambda key, inputs: {"body": jnp.array([0.4, -0.2]), "head": jnp.array([0.7])},
-    lambda p, matrix: ((jnp.concatenate([p["body"], p["head"]]), matrix), p["body"]),
-)
 RATE, STEPS = 0.15, 4
-
-
-def quadratic_batch(seed):
-    rng = np.random.default_rng(seed)
-    root = rng.normal(size=(3, 3))
-    return Batch(jnp.asarray(root @ root.T + np.eye(3)), jnp.asarray(rng.normal(size=3)))
 
 
 @pytest.mark.parametrize(

@@ -9,39 +9,24 @@ import optax
 import pytest
 from battery import (
     MODEL,
+    QUADRATIC,
     after,
     assert_close,
     assert_same,
     double,
     finite_difference,
     first,
+    quadratic_batch,
+    quadratic_loss,
     sinusoids,
     start,
 )
 from jax.flatten_util import ravel_pytree
 
 import cml_jax
-from cml_jax import Batch, MetaState, Model, Task, maml, meta_step, sharp_maml, squared_error
+from cml_jax import Batch, MetaState, Task, maml, meta_step, sharp_maml, squared_error
 
 RATE, RADIUS = 0.15, 0.3
-
-
-# 1/2 (theta - c)' A (theta - c), whose task is its A and c.
-def quadratic_loss(outputs, targets):
-    theta, matrix = outputs
-    return 0.5 * (theta - targets) @ matrix @ (theta - targets)
-
-
-QUADRATIC = Model(
-    lambda key, inputs: {"body": jnp.array([0.4, -0.2]), "head": jnp.array([0.7])},
-    lambda p, matrix: ((jnp.concatenate([p["body"], p["head"]]), matrix), p["body"]),
-)
-
-
-def quadratic_batch(seed):
-    rng = np.random.default_rng(seed)
-    root = rng.normal(size=(3, 3))
-    return Batch(jnp.asarray(root @ root.T + np.eye(3)), jnp.asarray(rng.normal(size=3)))
 
 
 def quadratic_tasks():
