@@ -81,6 +81,9 @@ KEYS = {
     "data.dir": Key("", None, "folder of the data set's files"),
     "data.ways": Key(5, (2, 10_000), "classes in a task"),
     "data.shots": Key(1, (1, 100_000), "support examples per class (sinusoid: points)"),
+    "data.train_shots": Key(
+        0, (0, 100_000), "support examples per class in training; 0: shots (Reptile takes more)"
+    ),
     "data.queries": Key(1, (1, 100_000), "query examples per class in training"),
     "data.rotations": Key(True, None, "each 90-degree rotation is a training class of its own"),
     "data.amplitude": Key((0.1, 5.0), (0.0, 1e6), "lowest and highest (sinusoid)"),
@@ -94,6 +97,11 @@ KEYS = {
     "eval.num_tasks": Key(1000, (2, 10_000_000), "test tasks"),
     "eval.queries": Key(15, (1, 100_000), "query examples per class at validation and test"),
     "eval.num_steps": Key((1, 3), (0, 10_000), "inner steps at test, each scored; 0: as trained"),
+    "eval.best_of": Key(
+        "meta_learner",
+        ("meta_learner", "both"),
+        "whose validation chooses the checkpoint; both: the mean with the co-learner's",
+    ),
     "eval.every": Key(250, _COUNT, "meta-steps between validations"),
     "eval.validation_tasks": Key(200, (2, 10_000_000), "tasks of a validation"),
     "plan.chunk": Key(0, (0, 1_000_000), "tasks computed side by side; 0: chosen by the device"),
@@ -206,7 +214,10 @@ def _check_together(c: ConfigDict) -> None:
             f"weight_decay={c.weight_decay} with outer_optimizer={c.outer_optimizer}: "
             "use --config.outer_optimizer=adamw"
         )
-    if c.co_learner_frozen and (c.co_learner in ("", "none") or c.method == "collaborative"):
+    no_co_learner = c.co_learner in ("", "none") or c.method == "collaborative"
+    if c.eval.best_of == "both" and no_co_learner:
+        raise ConfigError("eval.best_of=both needs CML's co-learner: leave it out")
+    if c.co_learner_frozen and no_co_learner:
         raise ConfigError("co_learner_frozen=True needs CML's co-learner: leave it out")
     if c.method in ("reptile", "maml_plus_plus") and c.body_rate != 1:
         raise ConfigError(f"body_rate={c.body_rate} is not for method={c.method}: leave it out")

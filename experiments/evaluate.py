@@ -100,7 +100,7 @@ def _example_fits(config, problem, params, count=3):
     x = jnp.linspace(-5.0, 5.0, 200)[:, None]
     examples = []
     for key in task_keys(jax.random.key(config.seed), "test", 0, count):
-        support = problem.sample(key, None, 1).support
+        support = problem.test_sample(key, None).support
         predicted = {}
         for steps in sorted({0, *(k or config.num_steps for k in config.eval.num_steps)}):
             method = build.base_method(config, problem, steps)
@@ -129,8 +129,7 @@ def scorer(config, problem, plan, method, split, modes=(True,)):
 
         def one_round(keys):
             keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
-            sample = partial(problem.sample, queries=config.eval.queries)
-            tasks = jax.vmap(sample, (0, None))(keys, images)
+            tasks = jax.vmap(problem.test_sample, (0, None))(keys, images)
             return [
                 cml_jax.evaluate(method, params, tasks, problem.metric, transductive=mode)
                 for mode in modes

@@ -2,7 +2,6 @@
 
 import math
 import time
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -41,8 +40,10 @@ def train(config, workdir: Path) -> bool:
 
     state = jax.device_put(state, plan.replicated)
     images = {split: jax.device_put(a, plan.replicated) for split, a in problem.data.items()}
-    base = build.base_method(config, problem, config.num_steps)
-    validate = scorer(config, problem, plan, base, "validation")
+    validators = {
+        who: scorer(config, problem, plan, method, "validation")
+        for who, method in build.validated(config, problem).items()
+    }
 
     log = MetricsFile(workdir / "metrics.jsonl", step, config.tensorboard)
     progress = Progress(config.train_steps, step, config.log_every_seconds)
@@ -72,10 +73,12 @@ def train(config, workdir: Path) -> bool:
         report["tasks_per_second"] = steps * config.tasks_per_step / elapsed
         report["seconds"] = seconds + clock - started
         if step == boundary:
-            [values] = validate(
-                state.params, images["validation"], count=config.eval.validation_tasks
-            )
-            value = report[f"validation/{name}"] = interval(name, values)[name]
+            values = {}
+            for who, validate in validators.items():
+                count = config.eval.validation_tasks
+                [scores] = validate(state.params, images["validation"], count=count)
+                values[who] = report[f"{who}/{name}"] = interval(name, scores)[name]
+            value = sum(values.values()) / len(values)
             sign = 1 if problem.larger_is_better else -1
             if best is None or sign * value > sign * best["value"]:
                 best = {"value": value, "step": step}
@@ -104,12 +107,11 @@ def compile_steps(config, problem, plan, state, images):
     radius = config.radius if sharp else None
     metrics = {"loss": problem.loss, problem.metric_name: problem.metric}
     key = jax.random.key(config.seed)
-    sample = partial(problem.sample, queries=config.data.queries)
 
     def one_step(state, images):
         keys = task_keys(key, "train", state.step * config.tasks_per_step, config.tasks_per_step)
         keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
-        tasks = jax.vmap(sample, (0, None))(keys, images)
+        tasks = jax.vmap(problem.train_sample, (0, None))(keys, images)
         method = build.train_method(config, problem, plan.remat, state.step / config.train_steps)
         return cml_jax.meta_step(
             method,
