@@ -13,6 +13,7 @@ import cml_jax
 from cml_jax import models, tasks
 from cml_jax.types import Loss, Method, Metric, Model, Task
 from experiments.config import DECAYING
+from experiments.runs import side_by_side
 
 _SPLITS = ("train", "validation", "test")
 
@@ -142,7 +143,7 @@ def base_method(
     if config.method == "reptile":
         return _reptile(config, problem, num_steps)
     rate = config.inner_learning_rate
-    if config.body_rate != 1:
+    if _set(config.body_rate):
         rate = {"body": rate * config.body_rate, "head": rate}
     kwargs = {"learning_rate": rate, "num_steps": num_steps, "remat": remat}
     if config.first_order:
@@ -162,6 +163,11 @@ def base_method(
         if config.second_order_after and not config.first_order:
             kwargs["first_order"] = progress < config.second_order_after
     return getattr(cml_jax, name)(problem.model, problem.loss, **kwargs)
+
+
+def _set(factor):
+    """Whether a factor may differ from 1: one that is traced differs from run to run."""
+    return isinstance(factor, jax.Array) or factor != 1
 
 
 def _reptile(config, problem, num_steps):
@@ -192,16 +198,16 @@ def train_method(
 
 
 def initial_state(config, problem: Problem) -> cml_jax.MetaState:
-    """The state at step 0, a function of the seed."""
+    """The state at step 0, a function of the seed; several runs are a leading axis."""
     draw, data = problem.train_sample, problem.data["train"]
     example = jax.eval_shape(draw, jax.random.key(0), data).support.inputs
-    method, optimizer = train_method(config, problem), outer_optimizer(config)
 
-    @jax.jit
-    def init(key):
+    def init(config):
+        key = jax.random.fold_in(jax.random.key(config.seed), 0)
+        method, optimizer = train_method(config, problem), outer_optimizer(config)
         return cml_jax.init(method, optimizer, key, jnp.zeros(example.shape, example.dtype))
 
-    return init(jax.random.fold_in(jax.random.key(config.seed), 0))
+    return jax.jit(side_by_side(config, init, ()))()
 
 
 def test_methods(config, problem: Problem, num_steps: int) -> dict[str, Method]:
@@ -252,7 +258,7 @@ def outer_optimizer(config) -> optax.GradientTransformation:
     parts = [getattr(optax, config.outer_optimizer)(schedule, **decay)]
     if config.max_gradient_norm:
         parts.insert(0, optax.clip_by_global_norm(config.max_gradient_norm))
-    if config.co_learner_rate != 1:
+    if _set(config.co_learner_rate):
         parts.append(_scale_co_learner(config.co_learner_rate))
     return optax.chain(*parts) if len(parts) > 1 else parts[0]
 

@@ -38,6 +38,9 @@ _INNER_STEPS = (1, 10_000)
 
 METHODS = ("maml", "fomaml", "anil", "boil", "reptile", "meta_sgd", "maml_plus_plus", "sharp_maml")
 METHODS += ("collaborative",)
+# What may differ between runs that are trained side by side: it is traced, not compiled in.
+SWEPT = ("inner_learning_rate", "body_rate", "co_learner_scale", "co_learner_rate", "radius")
+SWEPT += ("outer_learning_rate",)
 DECAYING = ("adamw", "lamb", "lion")
 OPTIMIZERS = ("adam", "nadam", "radam", "rmsprop", "sgd", *DECAYING)
 
@@ -77,6 +80,9 @@ KEYS = {
     "tasks_per_step": Key(32, (1, 1_000_000), "tasks in a meta-batch"),
     "train_steps": Key(2000, _COUNT, "meta-steps"),
     "seed": Key(0, (0, 2**31 - 1), "of the initial parameters and of every task"),
+    "num_seeds": Key(1, (1, 10_000), "runs side by side in one program: seed, seed + 1, ..."),
+    "sweep": Key("none", ("none", *SWEPT), "a setting that takes each of sweep_values"),
+    "sweep_values": Key((1.0,), (0.0, 100.0), "its values, side by side, each with all seeds"),
     "data.name": Key("glyphs", ("glyphs", "omniglot", "sinusoid"), "task distribution"),
     "data.dir": Key("", None, "folder of the data set's files"),
     "data.ways": Key(5, (2, 10_000), "classes in a task"),
@@ -214,12 +220,26 @@ def _check_together(c: ConfigDict) -> None:
             f"weight_decay={c.weight_decay} with outer_optimizer={c.outer_optimizer}: "
             "use --config.outer_optimizer=adamw"
         )
+    if c.sweep == "none" and c.sweep_values != KEYS["sweep_values"].default:
+        raise ConfigError(f"sweep_values={c.sweep_values} of what? name it: --config.sweep=SETTING")
+    if c.sweep != "none":
+        key = KEYS[c.sweep]
+        for value in c.sweep_values:
+            if not _valid(value, key):
+                raise ConfigError(f"{c.sweep}={value} in sweep_values: needs {describe_key(key)}")
+        if len(set(c.sweep_values)) < max(1, len(c.sweep_values)):
+            raise ConfigError(f"sweep_values={c.sweep_values}: name each value once")
     no_co_learner = c.co_learner in ("", "none") or c.method == "collaborative"
     if c.eval.best_of == "both" and no_co_learner:
         raise ConfigError("eval.best_of=both needs CML's co-learner: leave it out")
     if c.co_learner_frozen and no_co_learner:
         raise ConfigError("co_learner_frozen=True needs CML's co-learner: leave it out")
-    if c.method in ("reptile", "maml_plus_plus") and c.body_rate != 1:
+    if c.sweep.startswith("co_learner") and no_co_learner:
+        raise ConfigError(f"sweep={c.sweep} needs CML's co-learner: give one, or leave it out")
+    if c.sweep == "radius" and c.method != "sharp_maml":
+        raise ConfigError("sweep=radius is for method=sharp_maml: leave it out")
+    own_rates = c.method in ("reptile", "maml_plus_plus")
+    if own_rates and (c.body_rate != 1 or c.sweep == "body_rate"):
         raise ConfigError(f"body_rate={c.body_rate} is not for method={c.method}: leave it out")
     if c.method == "reptile" and c.first_order:
         raise ConfigError("first_order=True changes nothing for method=reptile: leave it out")

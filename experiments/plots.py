@@ -19,6 +19,7 @@ def learning_curve(
     path: str | os.PathLike,
     title: str,
     results: Mapping[str, Any] | None = None,
+    groups: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Draws training and validation against meta-steps: accuracy and loss, or the squared error.
 
@@ -27,6 +28,8 @@ def learning_curve(
       path: the picture; its suffix is the format.
       title: above it.
       results: what results.json holds; the test's mean and 95% interval are drawn as a band.
+      groups: of several runs: label to run numbers, as in `experiments.runs.groups`; each has a
+        line, the mean over its seeds, in a band from the lowest to the highest.
     """
     metric = "mse" if any("train/mse" in row for row in rows) else "accuracy"
     figure = _figure(1 if metric == "mse" else 2)
@@ -34,12 +37,10 @@ def learning_curve(
         return
     names = (metric,) if metric == "mse" else (metric, "loss")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        steps, values = _series(rows, f"train/{name}")
-        axes.plot(steps, values, color=_COLORS[0], alpha=0.25, linewidth=0.8)
-        axes.plot(steps, _smooth(values), color=_COLORS[0], label="training")
-        validated = _series(rows, f"validation/{name}")
-        if len(validated[0]):
-            axes.plot(*validated, "o--", color=_COLORS[1], markersize=4, label="validation")
+        if groups:
+            _draw_groups(axes, name, rows, groups)
+        else:
+            _draw_run(axes, name, rows)
         if results is not None and name in results["test"]:
             _draw_test(axes, name, results["test"])
         _finish(axes, name)
@@ -140,6 +141,35 @@ def _draw_test(axes, name: str, test: Mapping[str, Any]) -> None:
     number = f"{mean:.2%} ± {half:.2%}" if name == "accuracy" else f"{mean:.3g} ± {half:.2g}"
     axes.axhline(mean, color=_COLORS[2], linestyle="-.", label=f"test {number}")
     axes.axhspan(mean - half, mean + half, color=_COLORS[2], alpha=0.15, linewidth=0)
+
+
+def _draw_run(axes, name: str, rows: Sequence[Row]) -> None:
+    steps, values = _series(rows, f"train/{name}")
+    axes.plot(steps, values, color=_COLORS[0], alpha=0.25, linewidth=0.8)
+    axes.plot(steps, _smooth(values), color=_COLORS[0], label="training")
+    validated = _series(rows, f"validation/{name}")
+    if len(validated[0]):
+        axes.plot(*validated, "o--", color=_COLORS[1], markersize=4, label="validation")
+
+
+def _draw_groups(axes, name: str, rows: Sequence[Row], groups: Mapping[str, Sequence[int]]) -> None:
+    split = "validation" if any(f"validation/{name}/0" in row for row in rows) else "train"
+    for i, (label, members) in enumerate(groups.items()):
+        # A run that is not finite any more has no value: its line ends, the others' go on.
+        values = [[row.get(f"{split}/{name}/{m}") for m in members] for row in rows]
+        values = np.array(values, float)
+        kept = np.isfinite(values).any(1)
+        steps = np.array([row["step"] for row in rows])[kept]
+        values = np.ma.masked_invalid(values[kept])
+        if split == "train":
+            values = np.stack([_smooth(v) for v in values.T], 1)
+        style = {"color": _COLORS[i % len(_COLORS)], "linestyle": _STYLES[i % len(_STYLES)]}
+        seeds = f"{len(members)} seeds" if len(members) > 1 else ""
+        label = ", ".join(filter(None, [split, label, seeds]))
+        axes.plot(steps, values.mean(1), label=label, **style)
+        axes.fill_between(
+            steps, values.min(1), values.max(1), color=style["color"], alpha=0.15, linewidth=0
+        )
 
 
 def _finish(axes, label: str) -> None:
