@@ -77,6 +77,50 @@ def compare(
     figure.savefig(path, dpi=150)
 
 
+def points(
+    rows: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
+    path: str | os.PathLike,
+    title: str,
+) -> None:
+    """Draws accuracies with their intervals, a line a method, on a scale that parts 98 from 99%.
+
+    Args:
+      rows: method to column to tests, the first of which is drawn: "accuracy" and "ci95".
+      path: the picture; its suffix is the format.
+      title: above it.
+    """
+    figure = _figure(1.5, height=1.2 + 0.42 * len(rows))
+    if figure is None:
+        return
+    axes = figure.subplots()
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    for i, column in enumerate(columns):
+        shift = 0.17 * (i - (len(columns) - 1) / 2)
+        found = [(y, row[column][0]) for y, row in enumerate(rows.values()) if column in row]
+        axes.errorbar(
+            [test["accuracy"] for _, test in found],
+            [y + shift for y, _ in found],
+            xerr=[test["ci95"] for _, test in found],
+            fmt="os^D"[i % 4],
+            color=_COLORS[i % len(_COLORS)],
+            markersize=5,
+            linewidth=1,
+            label=column,
+        )
+    axes.set_xscale("logit")
+    ticks = [0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99]
+    axes.set_xticks(ticks, [f"{100 * tick:g}%" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.invert_yaxis()
+    axes.set_xlabel("test accuracy, all queries at once (logit scale)")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
 def fits(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str) -> None:
     """Draws regression tasks: the true curve, the support points, and what is predicted.
 
@@ -109,7 +153,7 @@ def fits(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str
     figure.savefig(path, dpi=150)
 
 
-def _figure(panels: float):
+def _figure(panels: float, height: float = 3.8):
     """An empty figure, or None without matplotlib."""
     try:
         from matplotlib.figure import Figure
@@ -117,7 +161,7 @@ def _figure(panels: float):
         logging.warning("no picture without matplotlib: pip install 'cml_jax[plots]'")
         return None
     # Not pyplot: it keeps figures alive and asks for a display.
-    return Figure(figsize=(5.5 * panels, 3.8), layout="constrained")
+    return Figure(figsize=(5.5 * panels, height), layout="constrained")
 
 
 def _series(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
