@@ -167,10 +167,15 @@ def maml_plus_plus(
             return last, {"loss": last}
         query_loss = loss_on(model, loss, query)
         query_loss = jax.checkpoint(query_loss, prevent_cse=False) if remat else query_loss
-        # One at a time, as the inner loop goes: side by side they would need K times the memory.
-        earlier = jax.lax.map(query_loss, adapted["earlier"])
         weights = jnp.asarray(step_weights, last.dtype)
-        value = jnp.sum(weights[:-1] * earlier) + weights[-1] * last
+        earlier = jax.lax.cond(
+            jnp.any(weights[:-1] != 0),
+            # One at a time, as the inner loop goes: side by side they need K times the memory.
+            lambda networks: jnp.sum(weights[:-1] * jax.lax.map(query_loss, networks)),
+            lambda networks: jnp.zeros_like(last),
+            adapted["earlier"],
+        )
+        value = earlier + weights[-1] * last
         return value, {"loss": last, "multi_step_loss": value}
 
     return Method(init, adapt, predict, objective)
