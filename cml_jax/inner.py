@@ -80,8 +80,9 @@ def gradient_descent(
       optimizer: any optax transformation; to second order one that `check_differentiable` takes.
       num_steps: K >= 0, static.
       adapts: a prefix tree of bools: which parts adapt. The others are closed over, not carried.
-      first_order: treat the inner gradients as constants (FOMAML). A traced bool, for annealing
-        from first to second order in one program, computes the second order and masks it.
+      first_order: treat the inner gradients as constants (FOMAML). It may be a traced bool, for
+        annealing from first to second order in one program: only the one that holds is computed
+        (both under a vmap over this bool).
       remat: recompute each step in the backward pass, so that memory grows by one copy of the
         adapted parameters a step and not by the activations.
 
@@ -145,7 +146,7 @@ def check_differentiable(optimizer: optax.GradientTransformation, params: Params
 
     with jax.ensure_compile_time_eval():
         at = like_params([0, 1]), like_params([1, 1])
-        # Backwards, as the outer loop goes: forwards, jnp.where hides the infinity it does not take.
+        # Backwards, as the outer loop goes: forwards, jnp.where hides what it does not take.
         program = jax.make_jaxpr(jax.grad(total, (0, 1)))(*at)
         known = [
             jnp.full(x.shape, 0.5, x.dtype) if isinstance(x, jax.core.Tracer) else x
