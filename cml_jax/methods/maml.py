@@ -88,17 +88,29 @@ def maml(
 fomaml = partial(maml, first_order=True)
 fomaml.__doc__ = """First-order MAML: `d theta' / d theta` is taken to be the identity.
 
+    theta' as in `maml`;   gradient of the outer loop: grad L_query at theta'
+
+Args, Returns, Raises: those of `maml`, without first_order.
+
 Reference: Finn et al. 2017, https://arxiv.org/abs/1703.03400, section 5.2.
 """
 
 anil = partial(maml, adapts={"body": False, "head": True})
 anil.__doc__ = """Almost no inner loop: only the head adapts.
 
+    head' = head - learning_rate * grad_head L_support(body, head), K times
+
+Args, Returns, Raises: those of `maml`, without adapts.
+
 Reference: Raghu et al. 2020, https://arxiv.org/abs/1909.09157.
 """
 
 boil = partial(maml, adapts={"body": True, "head": False})
 boil.__doc__ = """Body only in the inner loop: the head does not adapt.
+
+    body' = body - learning_rate * grad_body L_support(body, head), K times
+
+Args, Returns, Raises: those of `maml`, without adapts.
 
 Reference: Oh et al. 2021, https://arxiv.org/abs/2008.08882.
 """
