@@ -143,9 +143,13 @@ def base_method(
     if config.method == "reptile":
         return _reptile(config, problem, num_steps)
     rate = config.inner_learning_rate
-    if _set(config.body_rate):
-        rate = {"body": rate * config.body_rate, "head": rate}
-    kwargs = {"learning_rate": rate, "num_steps": num_steps, "remat": remat}
+    kwargs = {"num_steps": num_steps, "remat": remat}
+    if config.inner_optimizer != "sgd":
+        kwargs["optimizer"] = _inner_optimizer(config, b1=0.9, eps_root=1e-8)
+    elif _set(config.body_rate):
+        kwargs["learning_rate"] = {"body": rate * config.body_rate, "head": rate}
+    else:
+        kwargs["learning_rate"] = rate
     if config.first_order:
         kwargs["first_order"] = True
     name = config.method
@@ -171,14 +175,21 @@ def _set(factor):
 
 
 def _reptile(config, problem, num_steps):
-    optimizer = optax.sgd(config.inner_learning_rate)
-    if config.inner_optimizer == "adam":
-        optimizer = optax.adam(config.inner_learning_rate, b1=0.0)
-    shared = {"optimizer": optimizer, "num_steps": num_steps}
+    shared = {"optimizer": _inner_optimizer(config, b1=0.0), "num_steps": num_steps}
     if config.inner_optimizer == "sgd" and not config.minibatch:
         return cml_jax.reptile(problem.model, problem.loss, **shared)
     minibatch = config.minibatch or config.data.shots * config.data.ways
     return cml_jax.reptile_released(problem.model, problem.loss, minibatch=minibatch, **shared)
+
+
+def _inner_optimizer(config, **adam):
+    rate = config.inner_learning_rate
+    return {
+        "sgd": lambda: optax.sgd(rate),
+        "momentum": lambda: optax.sgd(rate, momentum=0.9),
+        "rmsprop": lambda: optax.rmsprop(rate),
+        "adam": lambda: optax.adam(rate, **adam),
+    }[config.inner_optimizer]()
 
 
 def train_method(

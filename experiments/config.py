@@ -41,6 +41,8 @@ METHODS += ("collaborative",)
 # What may differ between runs that are trained side by side: it is traced, not compiled in.
 SWEPT = ("inner_learning_rate", "body_rate", "co_learner_scale", "co_learner_rate", "radius")
 SWEPT += ("outer_learning_rate",)
+# Whose inner loop takes any optimiser; the others have rates or gradients of their own.
+OPTIMIZABLE = ("maml", "fomaml", "anil", "boil", "collaborative", "reptile")
 DECAYING = ("adamw", "lamb", "lion")
 OPTIMIZERS = ("adam", "nadam", "radam", "rmsprop", "sgd", *DECAYING)
 
@@ -64,7 +66,11 @@ KEYS = {
     "second_order_after": Key(0.0, (0.0, 1.0), "share of training in first order (maml_plus_plus)"),
     "radius": Key(5e-4, (0.0, 10.0), "rho, the reach of the perturbation (sharp_maml)"),
     "sharp": Key("both", ("lower", "upper", "both"), "the loop that is perturbed (sharp_maml)"),
-    "inner_optimizer": Key("sgd", ("sgd", "adam"), "Reptile's; adam: beta1 0, moments carried on"),
+    "inner_optimizer": Key(
+        "sgd",
+        ("sgd", "momentum", "rmsprop", "adam"),
+        "of the inner loop; Reptile's remembers from task to task, and its adam has beta1 = 0",
+    ),
     "minibatch": Key(0, (0, 1_000_000), "examples of Reptile's inner steps; 0: all"),
     "precision": Key(
         "default",
@@ -209,12 +215,17 @@ def _check_together(c: ConfigDict) -> None:
             "method=collaborative needs a second head: give one, as in --config.co_learner=linear"
         )
     for name, value, method in (
-        ("inner_optimizer", "sgd", "reptile"),
         ("minibatch", 0, "reptile"),
         ("second_order_after", 0.0, "maml_plus_plus"),
     ):
         if c[name] != value and c.method != method:
             raise ConfigError(f"{name}={c[name]} is for method={method}: leave it out")
+    rates = c.body_rate != 1 or c.sweep == "body_rate"
+    if c.inner_optimizer != "sgd" and (c.method not in OPTIMIZABLE or rates):
+        raise ConfigError(
+            f"inner_optimizer={c.inner_optimizer} is for method={' or '.join(OPTIMIZABLE)}, with "
+            "body_rate=1: leave it out"
+        )
     if c.weight_decay and c.outer_optimizer not in DECAYING:
         raise ConfigError(
             f"weight_decay={c.weight_decay} with outer_optimizer={c.outer_optimizer}: "
