@@ -12,14 +12,14 @@ import numpy as np
 
 import cml_jax
 from cml_jax.tasks import task_keys
-from experiments import build
+from experiments import build, hosts
 from experiments.checkpoints import Checkpoints, stop_requested
 from experiments.metrics import read, write_json
 from experiments.platform import make_plan
 from experiments.plots import fits, learning_curve
 
 
-def evaluate(config, workdir: Path) -> dict:
+def evaluate(config, workdir: Path) -> dict | None:
     """The final test of the best checkpoint; writes results.json and the learning curve.
 
     Every combination of `eval.num_steps`, transductive or not, and who predicts is scored on the
@@ -27,7 +27,7 @@ def evaluate(config, workdir: Path) -> dict:
     the first of `eval.num_steps`.
 
     Returns:
-      What results.json holds.
+      What results.json holds; None but in process 0, which writes it.
 
     Raises:
       ValueError: when there is no checkpoint to score.
@@ -39,9 +39,8 @@ def evaluate(config, workdir: Path) -> dict:
     if best is None:
         raise ValueError(f"{workdir} has no checkpoint to evaluate: train it first")
     step, tree, extra = best
-    params = jax.device_put(tree["params"], plan.replicated)
-    images = jax.device_put(problem.data["test"], plan.replicated)
-    trained = read(workdir / "metrics.jsonl")
+    params = hosts.replicate(tree["params"], plan.replicated)
+    images = hosts.replicate(problem.data["test"], plan.replicated)
 
     rows = []
     for num_steps in (k or config.num_steps for k in config.eval.num_steps):
@@ -56,8 +55,12 @@ def evaluate(config, workdir: Path) -> dict:
                     {"predicts": who, "num_steps": num_steps, "transductive": transductive}
                     | interval(problem.metric_name, values)
                 )
-                print(f"test: {describe(problem.metric_name, rows[-1])}", file=sys.stderr)
+                if hosts.is_first():
+                    print(f"test: {describe(problem.metric_name, rows[-1])}", file=sys.stderr)
+    if not hosts.is_first():
+        return None
 
+    trained = read(workdir / "metrics.jsonl")
     results = {
         "method": config.method,
         "weighting": config.weighting,
@@ -91,7 +94,8 @@ def evaluate(config, workdir: Path) -> dict:
         results=results,
     )
     if problem.curve is not None:
-        fits(_example_fits(config, problem, params), workdir / "fits.png", workdir.name)
+        # Not `params`: those lie on the devices of all processes, and only this one draws.
+        fits(_example_fits(config, problem, tree["params"]), workdir / "fits.png", workdir.name)
     return results
 
 
@@ -121,7 +125,7 @@ def scorer(config, problem, plan, method, split, modes=(True,)):
     """
     key = jax.random.key(config.seed)
 
-    @partial(jax.jit, static_argnames="count")
+    @partial(jax.jit, static_argnames="count", out_shardings=plan.replicated)
     def score(params, images, *, count):
         at_a_time = plan.chunk or 32 * plan.devices
         rounds = -(-count // at_a_time)

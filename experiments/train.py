@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 import cml_jax
 from cml_jax.tasks import task_keys
-from experiments import build, platform
+from experiments import build, hosts, platform
 from experiments.checkpoints import Checkpoints, stop_requested
+from experiments.config import rewrite
 from experiments.evaluate import interval, scorer
 from experiments.metrics import MetricsFile, Progress
 
@@ -37,10 +38,12 @@ def train(config, workdir: Path) -> bool:
     if restored is not None:
         _, state, extra = restored
         best, seconds = extra["best"], extra["seconds"]
-    step = int(state.step)
+        if hosts.is_first():
+            rewrite(config, workdir)
+    step = saved_step = int(state.step)
 
-    state = jax.device_put(state, plan.replicated)
-    images = {split: jax.device_put(a, plan.replicated) for split, a in problem.data.items()}
+    state = hosts.replicate(state, plan.replicated)
+    images = {split: hosts.replicate(a, plan.replicated) for split, a in problem.data.items()}
     base = build.base_method(config, problem, config.num_steps)
     validate = scorer(config, problem, plan, base, "validation")
 
@@ -82,10 +85,11 @@ def train(config, workdir: Path) -> bool:
                 checkpoints.save_best(step, {"params": state.params}, best)
             clock = time.monotonic()
         progress.update(step, log.write(step, report))
-        if step == boundary or clock - saved > 60 * config.checkpoint_every_minutes:
+        due = clock - saved > 60 * config.checkpoint_every_minutes
+        if step == boundary or hosts.any_process(due):
             checkpoints.save_last(step, state, {"best": best, "seconds": report["seconds"]})
-            saved = time.monotonic()
-    if step < config.train_steps:
+            saved, saved_step = time.monotonic(), step
+    if saved_step < step:
         seconds += time.monotonic() - started
         checkpoints.save_last(step, state, {"best": best, "seconds": seconds})
     for resource in (checkpoints, log, progress):
@@ -132,4 +136,6 @@ def compile_steps(config, problem, plan, state, images):
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.fori_loop(0, steps, body, (state, zeros))
 
-    return jax.jit(advance, donate_argnums=0).lower(state, images, 1).compile()
+    # Replicated, or a process would hold a part of the parameters only.
+    whole = {"donate_argnums": 0, "out_shardings": plan.replicated}
+    return jax.jit(advance, **whole).lower(state, images, 1).compile()
