@@ -147,7 +147,8 @@ def handle_stop_signals() -> None:
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, signal.SIG_DFL)
         # No print: the signal may have come in the middle of one.
-        os.write(sys.stderr.fileno(), b"stopping at the next report with a checkpoint; once more: at once\n")
+        line = b"stopping at the next report with a checkpoint; once more: at once\n"
+        os.write(sys.stderr.fileno(), line)
 
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, request)

@@ -105,7 +105,7 @@ KEYS = {
     "hosts.coordinator": Key("", None, "HOST:PORT of process 0, where the others find it"),
     "hosts.count": Key(0, (0, 65_536), "processes; 0: as Cloud TPU or SLURM tell, else 1"),
     "hosts.index": Key(0, (0, 65_535), "which of them this is"),
-    "hosts.timeout_seconds": Key(120, (1, 86_400), "of silence, until a process counts as gone"),
+    "hosts.timeout_seconds": Key(60, (1, 86_400), "of silence, until a process counts as gone"),
     "checkpoint_every_minutes": Key(5.0, (0.0, 1e6), "minutes between checkpoints"),
     "log_every_seconds": Key(5.0, (0.0, 1e6), "seconds between reports"),
     "tensorboard": Key(False, None, "also write TensorBoard files"),
@@ -113,8 +113,8 @@ KEYS = {
 
 # What a run may change when it goes on: where files lie, how fast, how often it speaks, and the
 # final test, none of which changes the parameters or which checkpoint is best.
-_FREE = ("plan.", "hosts.", "data.dir", "eval.num_tasks", "eval.num_steps", "checkpoint_every_minutes")
-_FREE += ("log_every_seconds", "tensorboard")
+_FREE = ("plan.", "hosts.", "data.dir", "eval.num_tasks", "eval.num_steps", "tensorboard")
+_FREE += ("checkpoint_every_minutes", "log_every_seconds")
 _TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -266,8 +266,8 @@ def record(
 ) -> list[str]:
     """Writes `config.json` until training has begun (`last/` is there), then compares with it.
 
-    Free to differ: plan.*, hosts.*, data.dir, eval.num_tasks, eval.num_steps, checkpoint_every_minutes,
-    log_every_seconds and tensorboard; with `evaluate`, all of eval.*.
+    Free to differ: plan.*, hosts.*, data.dir, eval.num_tasks, eval.num_steps, tensorboard,
+    checkpoint_every_minutes and log_every_seconds; with `evaluate`, all of eval.*.
 
     Args:
       config: the checked config.

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -22,8 +23,18 @@ from absl import logging
 
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 _REFUSED = 2
+_ABSENT = (
+    "the other processes of this run do not answer: start all of them within "
+    "--config.hosts.timeout_seconds, or set --config.hosts.count=1 for one alone"
+)
+GONE = (
+    "another process of this run ended or does not answer any more: start all of them again, "
+    "training goes on from the last checkpoint"
+)
+_libc = ctypes.CDLL(None)
+_joined = False
+_code: int | None = None  # of `end`
 _noise: str | None = None  # the file that has what jaxlib writes to descriptor 2
-_keep: list[Any] = []  # what C code holds on to
 
 
 class HostsError(Exception):
@@ -62,9 +73,10 @@ def join(config) -> None:
             "process_id": hosts.index,
             "cluster_detection_method": "deactivate",
         }
+        _check_port(hosts)
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM away
     _set_noise_aside()
-    _end_in_a_line()
+    _libc.signal(signal.SIGABRT, _aborted)
     try:
         jax.distributed.initialize(
             **given,
@@ -75,12 +87,16 @@ def join(config) -> None:
     except ValueError:
         if given:
             raise
-        return  # no cluster: one process
+        # No cluster: the only process.
     except RuntimeError as error:
-        raise HostsError(
-            f"the other processes did not answer in {hosts.timeout_seconds} s ({reason(error)}): "
-            "start all of them, or set --config.hosts.count=1 for one alone"
-        ) from error
+        raise HostsError(f"{_ABSENT} ({reason(error)})") from error
+    if jax.process_count() == 1:
+        _libc.signal(signal.SIGABRT, None)
+        os.dup2(sys.stderr.fileno(), 2)
+        _forget_noise()
+        return
+    global _joined
+    _joined = True
     settings = config.to_dict()
     del settings["hosts"], settings["data"]["dir"]
     if not same(json.dumps(settings, sort_keys=True).encode()):
@@ -93,15 +109,17 @@ def leave() -> None:
         import jax
 
         jax.distributed.shutdown()
-    if _noise:
-        os.unlink(_noise)
+        _forget_noise()
 
 
 def end(code: int) -> NoReturn:
     """Ends a process of many that has failed, without waiting for the others."""
+    global _code
+    _code = code
+    _forget_noise()
     sys.stdout.flush()
     sys.stderr.flush()
-    if is_first():
+    if _many() and is_first():
         time.sleep(1)  # the others abort without it: first they may tell a failure of their own
     os._exit(code)
 
@@ -112,14 +130,6 @@ def lost(error: BaseException) -> bool:
 
     errors = (error, error.__cause__, error.__context__)
     return _many() and any(isinstance(each, jax.errors.JaxRuntimeError) for each in errors)
-
-
-def lost_line(why: str) -> str:
-    """What to tell when a process is gone."""
-    return (
-        f"another process of this run ended or does not answer ({why}): start all of them again, "
-        "training goes on from the last checkpoint"
-    )
 
 
 def is_first() -> bool:
@@ -204,6 +214,18 @@ def _gather(value: Any) -> np.ndarray:
     return multihost_utils.process_allgather(np.asarray(value))
 
 
+def _check_port(hosts) -> None:
+    # jaxlib may crash where the port is taken.
+    if hosts.index == 0:
+        try:
+            socket.create_server(("", int(hosts.coordinator.rpartition(":")[2]))).close()
+        except (OSError, OverflowError) as error:
+            raise HostsError(
+                f"hosts.coordinator={hosts.coordinator}: its port cannot be opened ({error}): "
+                "choose one that is free"
+            ) from error
+
+
 def _set_noise_aside() -> None:
     """Sends what C++ writes to descriptor 2 to a file; Python's stderr stays where it was.
 
@@ -220,14 +242,17 @@ def _set_noise_aside() -> None:
     logging.get_absl_handler().python_handler.setStream(sys.stderr)
 
 
-def _end_in_a_line() -> None:
-    """Makes jaxlib's abort() one line: Python's own handlers never run in an aborting thread."""
+def _forget_noise() -> None:
+    global _noise
+    if _noise:
+        os.unlink(_noise)
+        _noise = None
 
-    @ctypes.CFUNCTYPE(None, ctypes.c_int)
-    def aborted(_: int) -> None:
-        line = lost_line(f"jaxlib's words: {_noise}" if _noise else "see above")
-        os.write(sys.stderr.fileno(), f"error: {line}\n".encode())
-        os._exit(1)
 
-    _keep.append(aborted)
-    ctypes.CDLL(None).signal(signal.SIGABRT, aborted)
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(_: int) -> None:
+    """Makes jaxlib's abort() one line; Python's own handlers never run in an aborting thread."""
+    if _code is None:
+        why = f" (jaxlib's words: {_noise})" if _noise else ""
+        os.write(sys.stderr.fileno(), f"error: {GONE if _joined else _ABSENT}{why}\n".encode())
+    os._exit(_code or 1)

@@ -26,27 +26,30 @@ def main(_: list[str]) -> None:
     platform.restart_with_huge_pages(config)
     path = flags.FLAGS["config"].config_filename
     workdir = Path(_WORKDIR.value or default_workdir(path, config))
-    if not hosts.several(config):
-        _start(config, workdir)
-        return
+    several = hosts.several(config)
     try:
-        platform.configure(config)
-        hosts.join(config)
-        _start(config, workdir)
+        _start(config, workdir, several)
     except SystemExit as stop:
-        hosts.end(stop.code)
+        if several:
+            hosts.end(stop.code)
+        raise
     except BaseException:
-        traceback.print_exc()
-        hosts.end(1)
-    hosts.leave()
+        if several:
+            traceback.print_exc()
+            hosts.end(1)
+        raise
 
 
-def _start(config, workdir: Path) -> None:
+def _start(config, workdir: Path, several: bool) -> None:
     """Runs, with every mistake and failure as one line."""
     held = []  # the lock, until the end
     try:
+        if several:
+            platform.configure(config)
+            hosts.join(config)
         if hosts.on_first(lambda: _prepare(config, workdir, held)):
             _run(config, workdir)
+        hosts.leave()
     except (ConfigError, ValueError, lock.LockError) as error:
         logging.vlog(1, "traceback", exc_info=True)
         fail(error, 2)
@@ -59,7 +62,7 @@ def _start(config, workdir: Path) -> None:
         if not hosts.lost(error):
             raise
         logging.vlog(1, "traceback", exc_info=True)
-        fail(hosts.lost_line(hosts.reason(error)), 1)
+        fail(f"{hosts.GONE} ({hosts.reason(error)})", 1)
 
 
 def _prepare(config, workdir: Path, held: list) -> bool:

@@ -174,7 +174,8 @@ def fitting(config, plan: Plan, program: Callable) -> tuple[Plan, Any]:
 def memory_needed(compiled, devices: int) -> int:
     """Bytes that an execution of a compiled program takes on a device, as its compiler counts them.
 
-    CPU devices of a process share one memory: there it is the sum over them. 0 where the compiler cannot tell.
+    CPU devices of a process share one memory: there it is the sum over them. 0 where the compiler
+    cannot tell.
     """
     import jax
 
