@@ -137,6 +137,11 @@ def _help() -> str:
             "",
             "  --workdir=FOLDER   of the run (default: runs/CONFIG-METHOD-HASH)",
             "  --evaluate         only test a run that is trained",
+            "  --accept_changes   go on in a --workdir that was started with other settings; they "
+            "are",
+            "                     listed. With more train_steps a finished run trains longer, and",
+            "                     what is scheduled over train_steps (rates) is as of the new "
+            "length",
             "  --verbosity=1      tracebacks, and what every library logs (--helpfull: all flags)",
             "",
             "Settings, with the defaults that a config file may change:",

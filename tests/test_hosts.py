@@ -44,6 +44,12 @@ def started(workdir, *arguments, processes=2, seconds=60):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    # The same programs again and again: compiled once.
+    cache = workdir.parent.parent / "compiled"
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     children = []
     for index in range(processes):
         command = [sys.executable, "-m", "experiments.main", *ARGUMENTS, f"--workdir={workdir}"]
@@ -57,7 +63,11 @@ def started(workdir, *arguments, processes=2, seconds=60):
         with open(said(workdir, index), "wb") as stderr:
             children.append(
                 subprocess.Popen(
-                    [*command, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr
+                    [*command, *arguments],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=subprocess.DEVNULL,
+                    stderr=stderr,
                 )
             )
     try:
