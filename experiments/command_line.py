@@ -137,11 +137,9 @@ def _help() -> str:
             "",
             "  --workdir=FOLDER   of the run (default: runs/CONFIG-METHOD-HASH)",
             "  --evaluate         only test a run that is trained",
-            "  --accept_changes   go on in a --workdir that was started with other settings; they "
-            "are",
-            "                     listed. With more train_steps a finished run trains longer, and",
-            "                     what is scheduled over train_steps (rates) is as of the new "
-            "length",
+            "  --accept_changes   go on in a --workdir that was started with other settings: lists",
+            "                     them, stores the new ones. With more train_steps a finished run",
+            "                     trains longer; rates that decay over train_steps jump up again",
             "  --verbosity=1      tracebacks, and what every library logs (--helpfull: all flags)",
             "",
             "Settings, with the defaults that a config file may change:",

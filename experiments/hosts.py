@@ -56,8 +56,12 @@ def several(config) -> bool:
     return importlib.util.find_spec("libtpu") is not None
 
 
-def join(config) -> None:
+def join(config, evaluate: bool) -> None:
     """Connects this process to the others; must run before jax touches a device.
+
+    Args:
+      config: of all processes, but for `hosts` and `data.dir`.
+      evaluate: whether the run is only evaluated; of all processes, too.
 
     Raises:
       HostsError: they do not answer, or were started with other settings.
@@ -82,7 +86,6 @@ def join(config) -> None:
             **given,
             initialization_timeout=hosts.timeout_seconds,
             heartbeat_timeout_seconds=hosts.timeout_seconds,
-            shutdown_timeout_seconds=hosts.timeout_seconds,
         )
     except ValueError:
         if given:
@@ -99,8 +102,11 @@ def join(config) -> None:
     _joined = True
     settings = config.to_dict()
     del settings["hosts"], settings["data"]["dir"]
-    if not same(json.dumps(settings, sort_keys=True).encode()):
-        raise HostsError("the processes have different settings: only hosts.index may differ")
+    if not same(json.dumps([settings, evaluate], sort_keys=True).encode()):
+        raise HostsError(
+            "the processes were started differently: only --config.hosts.index and "
+            "--config.data.dir may differ"
+        )
 
 
 def leave() -> None:

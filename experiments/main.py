@@ -16,7 +16,8 @@ _EVALUATE = flags.DEFINE_boolean("evaluate", False, "only test a run that is tra
 _ACCEPT = flags.DEFINE_boolean(
     "accept_changes",
     False,
-    "go on in a --workdir that was started with other settings; schedules over train_steps change",
+    "go on in a --workdir that was started with other settings: lists them, stores the new ones; "
+    "with more train_steps a finished run trains longer, and rates that decay jump up again",
 )
 
 
@@ -46,7 +47,7 @@ def _start(config, workdir: Path, several: bool) -> None:
     try:
         if several:
             platform.configure(config)
-            hosts.join(config)
+            hosts.join(config, _EVALUATE.value)
         if hosts.on_first(lambda: _prepare(config, workdir, held)):
             _run(config, workdir)
         hosts.leave()
@@ -92,7 +93,8 @@ def _run(config, workdir: Path) -> None:
     from experiments.evaluate import describe, evaluate
     from experiments.train import train
 
-    if not hosts.same((workdir / "lock").read_bytes()):
+    path = workdir / "lock"  # process 0 has just written it
+    if not hosts.same(path.read_bytes() if path.exists() else b""):
         raise ConfigError(f"{workdir} is not one folder on all machines: put it on a shared disk")
     try:
         if not _EVALUATE.value:
