@@ -68,6 +68,8 @@ def _start(config, workdir: Path, several: bool) -> None:
 
 def _prepare(config, workdir: Path, held: list) -> bool:
     """Takes the folder and records the config; False where there is nothing left to do."""
+    if "://" in (_WORKDIR.value or ""):
+        raise ConfigError(f"--workdir={_WORKDIR.value} is no folder: mount it, or copy it later")
     try:
         if not _EVALUATE.value:
             workdir.mkdir(parents=True, exist_ok=True)
