@@ -19,7 +19,7 @@ from experiments import hosts
 from experiments.config import ConfigError, check, default_config
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 150  # of patience with one start; a loaded machine is slow
+SECONDS = 300  # of patience with one start: a loaded machine is slow
 ARGUMENTS = (
     "--config=configs/sinusoid.py",
     "--config.co_learner=mlp",
