@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_BLOCK = 1024  # entries at a time
+
 
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=("rows", "columns", "values", "starts"),
-    meta_fields=("shape", "longest"),
+    meta_fields=("shape",),
 )
 @dataclass(frozen=True)
 class Sparse:
@@ -23,7 +25,6 @@ class Sparse:
       values: float32 `[z]`.
       starts: int32 `[n + 1]`; row i is the entries starts[i] to starts[i + 1].
       shape: (n, m), static.
-      longest: the number of entries of the longest row, static: the space that a row may need.
     """
 
     rows: jax.Array
@@ -31,7 +32,6 @@ class Sparse:
     values: jax.Array
     starts: jax.Array
     shape: tuple[int, int]
-    longest: int
 
 
 def sparse(
@@ -52,7 +52,6 @@ def sparse(
         values[order].astype(np.float32),
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
         tuple(shape),
-        int(lengths.max()),
     )
 
 
@@ -72,28 +71,36 @@ def matmul(matrix: Sparse, dense: jax.Array) -> jax.Array:
     )
 
 
-def entries(matrix: Sparse, rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """The entries of a few rows, one row after the other, in space for any rows.
+def count_entries(matrix: Sparse, rows: jax.Array) -> jax.Array:
+    """How many entries the rows (int32 `[k]`, may repeat) have together."""
+    return jnp.sum(matrix.starts[rows + 1] - matrix.starts[rows])
+
+
+def entries(
+    matrix: Sparse, rows: jax.Array, begin: jax.typing.ArrayLike, size: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A block of the entries of a few rows, which stand one row after the other.
 
     Args:
       matrix: `[n, m]`.
       rows: int32 `[k]`; may repeat.
+      begin: the place of the block's first entry, may be traced.
+      size: of the block, static.
 
     Returns:
-      (place, column, value, count): entry e is `value[e]` in column `column[e]` of the row
-      `rows[place[e]]`; arrays `[k * matrix.longest]`, of which the first `count` hold, and behind
-      them values are 0.
+      (place, column, value), `[size]` each: entry e is `value[e]` in column `column[e]` of the row
+      `rows[place[e]]`. Behind the last entry of the last row values are 0.
     """
+    matrix = jax.tree.map(jnp.asarray, matrix)  # NumPy's arrays take no traced index
     first = matrix.starts[rows]
     ends = jnp.cumsum(matrix.starts[rows + 1] - first)
-    e = jnp.arange(len(rows) * matrix.longest, dtype=jnp.int32)
-    place = jnp.searchsorted(ends, e, side="right", method="compare_all").astype(jnp.int32)
+    e = begin + jnp.arange(size, dtype=jnp.int32)
+    place = jnp.sum(e[:, None] >= ends[None], 1, dtype=jnp.int32)
+    holds = place < len(rows)
     place = jnp.minimum(place, len(rows) - 1)
     before = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
-    holds = e < ends[-1]
     entry = jnp.where(holds, first[place] + e - before[place], 0)
-    value = jnp.where(holds, matrix.values[entry], 0)
-    return place, matrix.columns[entry], value, ends[-1]
+    return place, matrix.columns[entry], jnp.where(holds, matrix.values[entry], 0)
 
 
 def dense_rows(matrix: Sparse, rows: jax.Array) -> jax.Array:
@@ -101,7 +108,13 @@ def dense_rows(matrix: Sparse, rows: jax.Array) -> jax.Array:
 
     Args:
       matrix: `[n, m]`.
-      rows: int32 `[k]`.
+      rows: int32 `[k]`; may repeat.
     """
-    place, column, value, _ = entries(matrix, rows)
-    return jnp.zeros((len(rows), matrix.shape[1]), value.dtype).at[place, column].add(value)
+
+    def add(block, dense):
+        place, column, value = entries(matrix, rows, block * _BLOCK, _BLOCK)
+        return dense.at[place, column].add(value)
+
+    blocks = -(-count_entries(matrix, rows) // _BLOCK)
+    zeros = jnp.zeros((len(rows), matrix.shape[1]), matrix.values.dtype)
+    return jax.lax.fori_loop(0, blocks, add, zeros)
