@@ -94,14 +94,16 @@ def amm_gnn(
     https://github.com/Zhen-Tan-dmml/TLP-FSNC.
     """
 
-    def scaled(base, alpha):
-        scale = 1 + strength * alpha.mean(0)
-        return base | {
-            "body": base["body"] | {"kernel_1": scale[:, None] * base["body"]["kernel_1"]}
-        }
+    def predict(adapted, inputs):
+        if "alpha" not in adapted:  # the network alone, whose features wrappers look at
+            return model.apply(adapted, inputs.inputs)
+        body = adapted["body"]
+        scale = 1 + strength * adapted["alpha"].mean(0)
+        body = body | {"kernel_1": scale[:, None] * body["kernel_1"]}
+        return model.apply({"body": body, "head": adapted["head"]}, inputs.inputs)
 
     def apply(params, inputs):
-        return model.apply(scaled(params["base"], params["alpha"]), inputs.inputs)
+        return predict(params["base"] | {"alpha": params["alpha"]}, inputs)
 
     network = maml(
         model._replace(apply=apply),
@@ -131,10 +133,6 @@ def amm_gnn(
             {"base": {"base": params["base"], "alpha": vectors["alpha"]}}, support
         )
         return adapted["base"] | vectors
-
-    def predict(adapted, inputs):
-        base = {name: part for name, part in adapted.items() if name not in _MAPS}
-        return apply({"base": base, "alpha": adapted["alpha"]}, inputs)
 
     def objective(params, adapted, query, prediction=None):
         value, metrics = network.objective(
