@@ -12,7 +12,7 @@ class Graph(NamedTuple):
     """A graph: arrays that enter a compiled program as an argument, once.
 
     Attributes:
-      adjacency: `[n, n]`, D^-1 (A + I): row r has the weights of the mean over r and its neighbours.
+      adjacency: `[n, n]`, D^-1 (A + I): row r holds the mean over r and its neighbours.
       features: `[n, F]`, as stored.
       smoothed: float32 `[n, F]`, adjacency @ features, dense: no weight is in it, so it is made
         once.
@@ -51,15 +51,18 @@ def graph(edges: np.ndarray, features: Sparse, labels: np.ndarray) -> Graph:
 
 
 def _product(left: Sparse, right: Sparse) -> np.ndarray:
-    """`left @ right`, dense, on the host."""
-    n, m = right.shape
-    counts = np.diff(right.starts)
-    product = np.zeros((left.shape[0], m), np.float32)
-    for row, (start, end) in enumerate(zip(left.starts, left.starts[1:], strict=False)):
-        columns = left.columns[start:end]
-        weights = np.repeat(left.values[start:end], counts[columns])
-        runs = [slice(right.starts[c], right.starts[c + 1]) for c in columns]
-        places = np.concatenate([right.columns[r] for r in runs])
-        values = np.concatenate([right.values[r] for r in runs])
-        product[row] = np.bincount(places, weights * values, minlength=m)
+    """`left @ right`, dense, on the host; no row of `left` is empty."""
+    dense = np.zeros(right.shape, np.float32)
+    dense[right.rows, right.columns] = right.values
+    product = np.empty((left.shape[0], right.shape[1]), np.float32)
+    at_a_time = 1 << 22  # numbers: the blocks stay in the cache
+    row = 0
+    while row < len(product):
+        begin = left.starts[row]
+        end = np.searchsorted(left.starts, begin + at_a_time // right.shape[1], side="right") - 1
+        end = max(int(end), row + 1)
+        block = slice(begin, left.starts[end])
+        terms = left.values[block, None] * dense[left.columns[block]]
+        np.add.reduceat(terms, left.starts[row:end] - begin, axis=0, out=product[row:end])
+        row = end
     return product
