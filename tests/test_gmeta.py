@@ -39,7 +39,7 @@ def test_features_are_the_mean_over_the_subgraph(table):
         hidden = np.maximum(rows @ first["kernel"] + first["bias"], 0)
         nodes = own @ (hidden @ second["kernel"]) + second["bias"]
         np.testing.assert_allclose(feature, nodes.mean(0), rtol=1e-4, atol=1e-6)
-    head = params["head"]["Dense_0"]
+    head = params["head"]
     np.testing.assert_allclose(outputs, found @ head["kernel"] + head["bias"], rtol=1e-5)
     sizes = [leaf.shape for leaf in jax.tree.leaves(params["body"])]
     assert sizes == [(5,), (6, 5), (5,), (5, 5)]

@@ -90,7 +90,7 @@ def amm_gnn(
       A `Method` on `Matched` inputs. Its params have "maps" beside "base"; what `adapt` returns has
       "alpha" and "beta" `[2, F]` beside the network. It reports the two cosines' sum, "matching".
 
-    Reference: Wang et al. 2020, https://doi.org/10.1145/3340531.3411910;
+    Reference: Wang et al. 2020, https://doi.org/10.1145/3340531.3411923;
     https://github.com/Zhen-Tan-dmml/TLP-FSNC.
     """
 
@@ -138,7 +138,7 @@ def amm_gnn(
         value, metrics = network.objective(
             params, adapted, query, prediction or predict(adapted, query.inputs)
         )
-        matching = sum(optax.cosine_similarity(*adapted[name], epsilon=1e-8) for name in _MAPS)
+        matching = sum(optax.cosine_similarity(*adapted[name], epsilon=1e-6) for name in _MAPS)
         return value - strength * matching, metrics | {"matching": matching}
 
     return Method(init, adapt, predict, objective)
@@ -148,8 +148,7 @@ _MAPS = ("alpha", "beta")
 
 
 def _linear(key, size):
-    """A linear map to a number, uniform in +-1/sqrt(size) as in PyTorch."""
+    """A linear map to a number, uniform in +-1/sqrt(outputs) = +-1 as in the code."""
     kernel_key, bias_key = jax.random.split(key)
-    bound = size**-0.5
-    kernel = jax.random.uniform(kernel_key, (size,), jnp.float32, -bound, bound)
-    return {"kernel": kernel, "bias": jax.random.uniform(bias_key, (), jnp.float32, -bound, bound)}
+    kernel = jax.random.uniform(kernel_key, (size,), jnp.float32, -1, 1)
+    return {"kernel": kernel, "bias": jax.random.uniform(bias_key, (), jnp.float32, -1, 1)}
