@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cml_jax.data.cache import read_npz
-from cml_jax.data.matrices import Entries, check_labels, csr, dense
+from cml_jax.data.matrices import Entries, check_labels, csr, dense, summed
 from cml_jax.data.places import places
 from cml_jax.data.planetoid import planetoid_files, read_planetoid
 from cml_jax.data.types import DataError
@@ -167,9 +167,10 @@ def _read_npz(path: Path) -> tuple[Entries, Entries, np.ndarray]:
     )  # bytes that are all 1 shrink as far as deflate goes; their number is bounded
     arrays = {name.replace("_matrix.", "_"): array for name, array in arrays.items()}
     adjacency = csr(path, arrays, "adj")
-    features = (
-        dense(path, arrays["attr_matrix"]) if "attr_matrix" in arrays else csr(path, arrays, "attr")
-    )
+    if "attr_matrix" in arrays:
+        features = dense(path, arrays["attr_matrix"])
+    else:
+        features = summed(csr(path, arrays, "attr"))
     labels = check_labels(path, arrays.get("labels"))
     missing = arrays.get("zero_label_mask")
     if missing is not None:

@@ -11,7 +11,7 @@ _MAX_SIZE = 1 << 27  # of a side: products of two stay within int64, ids within 
 
 
 class Entries(NamedTuple):
-    """A checked matrix by its entries, each place at most once: the arguments of `ops.sparse`."""
+    """A checked matrix by its entries: the arguments of `ops.sparse`."""
 
     rows: np.ndarray
     columns: np.ndarray
@@ -21,8 +21,6 @@ class Entries(NamedTuple):
 
 def csr(path: Path, arrays: dict[str, Any], name: str) -> Entries:
     """The matrix whose CSR parts are `arrays[name + "_data"]`, `_indices`, `_indptr`, `_shape`.
-
-    Entries of one place are added up.
 
     Raises:
       DataError: anything about it is not as it should be.
@@ -47,12 +45,18 @@ def csr(path: Path, arrays: dict[str, Any], name: str) -> Entries:
         raise _bad(path, f"{name}_indices", f"leave 0, ..., {m - 1}")
     _check_values(path, f"{name}_data", data)
     rows = np.repeat(np.arange(n), np.diff(indptr.astype(np.int64)))
-    place = rows * m + indices
-    if (place[1:] > place[:-1]).all():  # as SciPy writes it
-        return Entries(rows, indices, data, (n, m))
+    return Entries(rows, indices, data, (n, m))
+
+
+def summed(matrix: Entries) -> Entries:
+    """The same matrix with each place at most once: entries of one place are added up."""
+    m = matrix.shape[1]
+    place = matrix.rows * m + matrix.columns
+    if (place[1:] > place[:-1]).all():  # as SciPy writes it; sorting is slow
+        return matrix
     place, which = np.unique(place, return_inverse=True)
-    values = np.bincount(which, data.astype(np.float64), minlength=len(place))
-    return Entries(place // m, place % m, values, (n, m))
+    values = np.bincount(which, matrix.values.astype(np.float64), minlength=len(place))
+    return Entries(place // m, place % m, values, matrix.shape)
 
 
 def dense(path: Path, array: np.ndarray) -> Entries:

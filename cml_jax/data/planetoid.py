@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cml_jax.data.archives import one_line
-from cml_jax.data.matrices import Entries, csr
+from cml_jax.data.matrices import Entries, csr, summed
 from cml_jax.data.types import DataError
 
 _PARTS = ("x", "y", "tx", "ty", "allx", "ally", "graph", "test.index")
@@ -123,7 +123,7 @@ def _features(path: Path, state: Any) -> Entries:
         raise DataError(f"{path} is a matrix of shape {shape!r:.40}: replace it")
     if max(shape, default=0) >= 1 << 31:
         raise DataError(f"{path} is a matrix of shape {shape!r:.40}: replace it")
-    return csr(path, parts | {"x_shape": np.array(shape, np.int64)}, "x")
+    return summed(csr(path, parts | {"x_shape": np.array(shape, np.int64)}, "x"))
 
 
 def _labels(path: Path, array: Any, rows: int) -> np.ndarray:
