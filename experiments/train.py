@@ -1,19 +1,21 @@
 """Meta-training: one flat loop, read from top to bottom."""
 
-import math
 import time
 from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import cml_jax
 from cml_jax.tasks import task_keys
 from experiments import build, platform
+from experiments.best import Best, no_best
 from experiments.checkpoints import Checkpoints, stop_requested
-from experiments.evaluate import interval, scorer
+from experiments.evaluate import scorer
 from experiments.metrics import MetricsFile, Progress
+from experiments.runs import names, runs, side_by_side
 
 
 def train(config, workdir: Path) -> bool:
@@ -33,16 +35,22 @@ def train(config, workdir: Path) -> bool:
     state = build.initial_state(config, problem)
     checkpoints = Checkpoints(workdir)
     restored = checkpoints.restore_last(state)
-    best, seconds = None, 0.0
+    best = no_best(state.params, state.step.shape, problem.larger_is_better)
+    seconds = 0.0
     if restored is not None:
         _, state, extra = restored
-        best, seconds = extra["best"], extra["seconds"]
-    step = int(state.step)
+        seconds = extra["seconds"]
+        if restored := checkpoints.restore_best({"params": state.params}):
+            best = Best(restored[1]["params"], restored[2])
+    step = int(state.step.max())
 
     state = jax.device_put(state, plan.replicated)
+    best = best._replace(params=jax.device_put(best.params, plan.replicated))
     images = {split: jax.device_put(a, plan.replicated) for split, a in problem.data.items()}
-    base = build.base_method(config, problem, config.num_steps)
-    validate = scorer(config, problem, plan, base, "validation")
+    validators = {
+        who: scorer(config, problem, plan, partial(_validated, who, problem), "validation")
+        for who in build.validated(config, problem)
+    }
 
     log = MetricsFile(workdir / "metrics.jsonl", step, config.tensorboard)
     progress = Progress(config.train_steps, step, config.log_every_seconds)
@@ -58,36 +66,36 @@ def train(config, workdir: Path) -> bool:
         boundary = min((step // config.eval.every + 1) * config.eval.every, config.train_steps)
         steps = min(plan.steps_per_dispatch, boundary - step)
         state, sums = advance(state, images["train"], steps)
-        report = {f"train/{k}": float(v) / steps for k, v in sums.items()}
+        train_report = {k: np.asarray(v) / steps for k, v in sums.items()}
         step += steps
-        bad = [k for k, v in report.items() if not math.isfinite(v)]
-        if bad:
-            raise FloatingPointError(
-                f"{bad[0]} is {report[bad[0]]} in steps {step - steps + 1}-{step}: lower "
-                f"--config.inner_learning_rate={config.inner_learning_rate} or "
-                f"--config.outer_learning_rate={config.outer_learning_rate}; the checkpoints "
-                f"before are kept in {workdir}"
-            )
+        _check_finite(config, train_report, step - steps + 1, step, workdir)
+        report = {}
+        for metric, values in train_report.items():
+            report |= _by_run(config, f"train/{metric}", values)
         elapsed, clock = time.monotonic() - clock, time.monotonic()
-        report["tasks_per_second"] = steps * config.tasks_per_step / elapsed
+        tasks = steps * config.tasks_per_step * len(runs(config))
+        report["tasks_per_second"] = tasks / elapsed
         report["seconds"] = seconds + clock - started
         if step == boundary:
-            [values] = validate(
-                state.params, images["validation"], count=config.eval.validation_tasks
-            )
-            value = report[f"validation/{name}"] = interval(name, values)[name]
-            sign = 1 if problem.larger_is_better else -1
-            if best is None or sign * value > sign * best["value"]:
-                best = {"value": value, "step": step}
-                checkpoints.save_best(step, {"params": state.params}, best)
+            values = []
+            for who, validate in validators.items():
+                count = config.eval.validation_tasks
+                [scores] = validate(state.params, images["validation"], count=count)
+                values.append(np.asarray(scores, np.float64).mean(-1))
+                report |= _by_run(config, f"{who}/{name}", values[-1])
+            value = np.mean(values, 0)
+            new = best.after(state.params, value, step, problem.larger_is_better)
+            if new is not best:
+                best = new
+                checkpoints.save_best(step, {"params": best.params}, best.about)
             clock = time.monotonic()
         progress.update(step, log.write(step, report))
         if step == boundary or clock - saved > 60 * config.checkpoint_every_minutes:
-            checkpoints.save_last(step, state, {"best": best, "seconds": report["seconds"]})
+            checkpoints.save_last(step, state, {"seconds": report["seconds"]})
             saved = time.monotonic()
     if step < config.train_steps:
         seconds += time.monotonic() - started
-        checkpoints.save_last(step, state, {"best": best, "seconds": seconds})
+        checkpoints.save_last(step, state, {"seconds": seconds})
     for resource in (checkpoints, log, progress):
         resource.close()
     return step == config.train_steps
@@ -96,40 +104,64 @@ def train(config, workdir: Path) -> bool:
 def compile_steps(config, problem, plan, state, images):
     """Compiles `(state, images, steps) -> (state, sums)`: meta-steps and the sums of their metrics.
 
-    The number of steps is traced: one program for the last, shorter dispatch too.
+    The number of steps is traced: one program for the last, shorter dispatch too. Several runs are
+    a leading axis of the state and of the sums.
     """
-    optimizer = build.outer_optimizer(config)
     weigh = getattr(cml_jax, config.weighting)
     sharp = config.method == "sharp_maml" and config.sharp in ("upper", "both")
-    radius = config.radius if sharp else None
     metrics = {"loss": problem.loss, problem.metric_name: problem.metric}
-    key = jax.random.key(config.seed)
-    sample = partial(problem.sample, queries=config.data.queries)
 
-    def one_step(state, images):
-        keys = task_keys(key, "train", state.step * config.tasks_per_step, config.tasks_per_step)
+    def one_step(c, state, images):
+        key, count = jax.random.key(c.seed), c.tasks_per_step
+        keys = task_keys(key, "train", state.step * count, count)
         keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
-        tasks = jax.vmap(sample, (0, None))(keys, images)
-        method = build.train_method(config, problem, plan.remat, state.step / config.train_steps)
+        tasks = jax.vmap(problem.train_sample, (0, None))(keys, images)
         return cml_jax.meta_step(
-            method,
-            optimizer,
+            build.train_method(c, problem, plan.remat, state.step / c.train_steps),
+            build.outer_optimizer(c),
             state,
             tasks,
             weigh=weigh,
-            weigh_on=config.weigh_on,
-            radius=radius,
+            weigh_on=c.weigh_on,
+            radius=c.radius if sharp else None,
             chunk=plan.chunk,
             metrics=metrics,
         )
 
+    all_runs = side_by_side(config, one_step, (0, None))
+
     def advance(state, images, steps):
         def body(_, carry):
-            state, report = one_step(carry[0], images)
+            state, report = all_runs(carry[0], images)
             return state, jax.tree.map(jnp.add, carry[1], report)
 
-        shapes = jax.eval_shape(one_step, state, images)[1]
+        shapes = jax.eval_shape(all_runs, state, images)[1]
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.fori_loop(0, steps, body, (state, zeros))
 
     return jax.jit(advance, donate_argnums=0).lower(state, images, 1).compile()
+
+
+def _validated(who, problem, config):
+    return build.validated(config, problem)[who]
+
+
+def _by_run(config, name, values):
+    """A metric as rows have it: the mean over runs, and each run's own, behind its number."""
+    parts = names(config)
+    finite = values[np.isfinite(values)]
+    mean = finite.mean() if parts and finite.size else np.mean(values)
+    own = parts if name.endswith(("loss", "accuracy", "mse")) else []
+    return {name: mean} | {f"{name}/{part}": values[int(part)] for part in own}
+
+
+def _check_finite(config, report, first, last, workdir):
+    """Stops where no run is finite: of several, one that diverges must not end the rest."""
+    for name, values in report.items():
+        if not np.isfinite(values).any():
+            raise FloatingPointError(
+                f"train/{name} is {np.mean(values)} in steps {first}-{last}: lower "
+                f"--config.inner_learning_rate={config.inner_learning_rate} or "
+                f"--config.outer_learning_rate={config.outer_learning_rate}; the checkpoints "
+                f"before are kept in {workdir}"
+            )

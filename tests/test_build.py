@@ -73,7 +73,7 @@ def test_the_multi_step_loss_ends_where_it_should():
     config = sinusoids("maml_plus_plus", multi_step_until=0.5, second_order_after=0.0)
     problem = build.problem(config)
     params = build.initial_state(config, problem).params
-    task = problem.sample(jax.random.key(0), None, 5)
+    task = problem.train_sample(jax.random.key(0), None)
 
     def reported(progress):
         method = build.train_method(config, problem, progress=progress)
@@ -140,7 +140,7 @@ def test_the_bodys_rate_is_its_own():
     config = sinusoids(body_rate=0.0)
     problem = build.problem(config)
     params = build.initial_state(config, problem).params
-    task = problem.sample(jax.random.key(0), None, 5)
+    task = problem.train_sample(jax.random.key(0), None)
     adapted = build.base_method(config, problem, 2).adapt(params, task.support)
     jax.tree.map(np.testing.assert_array_equal, adapted["body"], params["base"]["body"])
     heads = zip(
