@@ -83,7 +83,7 @@ def test_sgc_has_one_or_two_hops():
 
 @pytest.mark.parametrize("build", [gcn, sgc])
 def test_a_permutation_of_ids_changes_nothing(build):
-    made = block_graph(0, nodes=40, classes=3, words=12, words_per_class=4)
+    made = block_graph(0, nodes=40, classes=3, words=12, topical_words=12, words_per_class=4)
     new = np.random.default_rng(1).permutation(40)  # node i is now called new[i]
     edges = new[np.stack([made.adjacency.rows, made.adjacency.columns], 1)]
     f = made.features
@@ -115,7 +115,7 @@ def dense_gcn(made):
 
 @pytest.mark.parametrize("first_order", [False, True])
 def test_meta_gradients_are_those_of_the_dense_network(x64, first_order):
-    small = block_graph(0, nodes=30, classes=2, words=8, words_per_class=3)
+    small = block_graph(0, nodes=30, classes=2, words=8, topical_words=8, words_per_class=3)
     sparse_gcn = gcn(double(jax.tree.map(jnp.asarray, small)), 2, hidden=3)
     start = gcn(small, 2, hidden=3).init
     # Tasks whose neighbourhoods differ in size: under vmap the longest sets how far all go.
@@ -157,7 +157,7 @@ def test_dropout_is_on_where_there_are_keys_and_one_mask_a_node():
 
 @pytest.mark.parametrize("chunk", [None, 2])
 def test_training_with_noise_and_the_graph_as_an_argument(chunk):
-    made = block_graph(0, nodes=60, classes=3, words=12, words_per_class=4)
+    made = block_graph(0, nodes=60, classes=3, words=12, topical_words=12, words_per_class=4)
     split = members(made.labels, np.arange(3), at_least=3)
     sample = partial(nodes, ways=2, shots=1, queries=2, noise=True)
     tasks = jax.vmap(sample, (0, None))(jax.random.split(jax.random.key(0), 4), split)

@@ -66,7 +66,16 @@ def test_a_class_that_is_too_small_is_named_before_anything_is_drawn():
 
 
 def test_block_graph_has_the_statistics_it_was_asked_for():
-    made = block_graph(0, nodes=4000, classes=5, degree=8, within=0.7, words=60, words_per_class=6)
+    made = block_graph(
+        0,
+        nodes=4000,
+        classes=5,
+        degree=8,
+        within=0.7,
+        words=60,
+        topical_words=60,
+        words_per_class=6,
+    )
     adjacency, features, labels = made.adjacency, made.features, made.labels
     assert (np.bincount(labels, minlength=5) > 650).all()
     edges = adjacency.rows != adjacency.columns
@@ -84,8 +93,18 @@ def test_block_graph_has_the_statistics_it_was_asked_for():
 
 
 def test_block_graph_is_a_function_of_its_seed():
-    small = partial(block_graph, nodes=50, classes=3, words=20, words_per_class=4)
+    small = partial(block_graph, nodes=50, classes=3, words=20, topical_words=20, words_per_class=4)
     assert_same(small(0), small(0))
     assert (small(0).labels != small(1).labels).any()
-    with pytest.raises(ValueError, match="words=3"):
+    with pytest.raises(ValueError, match="topical_words=20, words=3:"):
         small(0, words=3)
+
+
+def test_words_that_are_not_topical_say_nothing():
+    sizes = {"nodes": 4000, "classes": 4, "words": 60, "topical_words": 20, "words_per_class": 10}
+    made = block_graph(0, **sizes)
+    dense = np.zeros((4000, 60))
+    dense[made.features.rows, made.features.columns] = 1
+    rates = np.stack([dense[made.labels == c].mean(0) for c in range(4)])
+    spread = rates.max(0) - rates.min(0)
+    assert (spread > 0.1).sum() <= 20 and (spread < 0.06).sum() >= 40
