@@ -16,7 +16,7 @@ def small(**changes):
     config = nodes.get_config()
     config.train_steps = config.eval.every = 2
     config.eval.validation_tasks = config.eval.num_tasks = 2
-    config.num_steps, config.eval.queries, config.plan.chunk = 2, 3, 1
+    config.num_steps, config.eval.queries, config.plan.devices = 2, 3, 1
     for name, value in changes.items():
         section, _, key = name.rpartition(".")
         (config[section] if section else config)[key] = value
