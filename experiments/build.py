@@ -11,8 +11,11 @@ import optax
 
 import cml_jax
 from cml_jax import models, tasks
+from cml_jax.ops.graph import Graph
+from cml_jax.tasks.block_graph import block_graph
+from cml_jax.tasks.nodes import Members, members
 from cml_jax.types import Loss, Method, Metric, Model, Task
-from experiments.config import DECAYING
+from experiments.config import DECAYING, GRAPHS
 from experiments.runs import side_by_side
 
 _SPLITS = ("train", "validation", "test")
@@ -26,6 +29,8 @@ class Problem(NamedTuple):
       data: split ("train", "validation", "test") to arrays, or to None where tasks are procedural.
       split_hash: of the class lists; "" where tasks are procedural.
       curve: `(key, x [n, 1]) -> y [n, 1]`, the truth behind a regression task, or None.
+      network: from data[split] to the model, which may stand on it, as on a graph. Inside of what
+        is jitted the data are an argument: see `on`.
       model, co_learner, loss: the networks (co_learner may be None) and the loss of both loops.
       metric_name, metric: "accuracy" or "mse".
       larger_is_better: of the metric.
@@ -37,6 +42,7 @@ class Problem(NamedTuple):
     data: dict[str, Any]
     split_hash: str
     curve: Callable[[jax.Array, jax.Array], jax.Array] | None
+    network: Callable[[Any], Model]
     model: Model
     co_learner: Model | None
     loss: Loss
@@ -52,14 +58,17 @@ def problem(config) -> Problem:
     Raises:
       ValueError: when the data cannot give such tasks.
     """
-    sample, data, split_hash = _tasks(config.data)
     shots = config.data.train_shots or config.data.shots
+    at_least = max(shots + config.data.queries, config.data.shots + config.eval.queries)
+    sample, data, split_hash = _tasks(config.data, at_least)
     train_sample = partial(sample, shots=shots, queries=config.data.queries)
     test_sample = partial(sample, shots=config.data.shots, queries=config.eval.queries)
+    if config.data.name in GRAPHS:
+        train_sample = partial(train_sample, noise=True)
     for split in data:  # shapes alone: mistakes show here, before anything compiles
         draw = train_sample if split == "train" else test_sample
         jax.eval_shape(draw, jax.random.key(0), data[split])
-    model, co_learner = _networks(config)
+    network, co_learner = _networks(config)
     regression = config.data.name == "sinusoid"
     error = cml_jax.squared_error
     return Problem(
@@ -68,7 +77,8 @@ def problem(config) -> Problem:
         data=data,
         split_hash=split_hash,
         curve=partial(tasks.sinusoid_curve, **_waves(config.data)) if regression else None,
-        model=model,
+        network=network,
+        model=network(data["train"]),
         co_learner=co_learner,
         loss=error if regression else cml_jax.cross_entropy,
         metric_name="mse" if regression else "accuracy",
@@ -78,22 +88,58 @@ def problem(config) -> Problem:
     )
 
 
+def on(problem: Problem, data: Any) -> Problem:
+    """The problem with the model on these data, which may be traced."""
+    return problem._replace(model=problem.network(data))
+
+
+class _OnGraph(NamedTuple):
+    graph: Graph
+    members: Members
+
+
 def _waves(config):
     return {"amplitude": tuple(config.amplitude), "phase": tuple(config.phase)}
 
 
-def _tasks(config):
+def _tasks(config, at_least):
     """The sampler, the arrays of each split that it draws from, and the hash of their classes."""
     if config.name == "omniglot":
         splits = _load(config)
         draw = partial(tasks.episodes, ways=config.ways, rotations=config.rotations)
         data = {split: getattr(splits, split) for split in _SPLITS}
         return draw, data, splits.split_hash
+    if config.name in GRAPHS:
+        return _node_tasks(config, at_least)
     if config.name == "sinusoid":
         draw = partial(tasks.sinusoid, **_waves(config))
     else:
         draw = partial(tasks.glyphs, ways=config.ways)
     return (lambda key, _, **shape: draw(key, **shape)), dict.fromkeys(_SPLITS), ""
+
+
+def _node_tasks(config, at_least):
+    from cml_jax.data import graphs
+
+    if config.name == "block_graph":
+        graph, counts = block_graph(config.split_seed), (16, 7, 7)
+    else:
+        graph = graphs.load_graph(config.file or config.name, config.dir or None)
+        counts = graphs.CLASS_COUNTS.get(config.name)
+    if config.split_file:
+        split = graphs.read_class_split(config.split_file)
+    else:
+        counts = config.classes if any(config.classes) else counts
+        split = graphs.split_classes(graph.labels, counts, config.split_seed, at_least=at_least)
+    labels, graph = graph.labels, jax.tree.map(jnp.asarray, graph)  # on the device once
+    data = {
+        part: _OnGraph(graph, members(labels, getattr(split, part), at_least)) for part in _SPLITS
+    }
+
+    def draw(key, data, **shape):
+        return tasks.nodes(key, data.members, ways=config.ways, **shape)
+
+    return draw, data, split.hash()
 
 
 def _load(config):
@@ -103,6 +149,7 @@ def _load(config):
 
 
 def _networks(config):
+    """From data to the model, and the co-learner or None."""
     if config.model.name == "mlp":
         activation = getattr(nn, config.model.activation)
         hidden = tuple(config.model.hidden)
@@ -111,6 +158,15 @@ def _networks(config):
             "linear": partial(models.linear_co_learner, 1),
             "mlp": partial(models.mlp_co_learner, 1, width=hidden[-1], activation=activation),
         }
+    elif config.data.name in GRAPHS:
+        ways, [hidden] = config.data.ways, config.model.hidden
+        co_learners = {
+            "linear": partial(models.linear_co_learner, ways),
+            "mlp": partial(models.node_co_learner, ways, width=hidden),
+        }
+        build = partial(models.sgc, ways=ways, hidden=hidden)
+        if config.model.name == "gcn":
+            build = partial(models.gcn, ways=ways, hidden=hidden, dropout=config.model.dropout)
     else:
         shape = {"filters": config.model.filters, "pool": config.model.pool}
         model = models.conv4(config.data.ways, extra_blocks=config.model.extra_blocks, **shape)
@@ -121,7 +177,10 @@ def _networks(config):
             ),
         }
     name = config.co_learner
-    return model, None if name in ("", "none") else co_learners[name]()
+    co_learner = None if name in ("", "none") else co_learners[name]()
+    if config.data.name in GRAPHS:
+        return lambda data: build(data.graph), co_learner
+    return lambda _: model, co_learner
 
 
 def base_method(
@@ -210,15 +269,17 @@ def train_method(
 
 def initial_state(config, problem: Problem) -> cml_jax.MetaState:
     """The state at step 0, a function of the seed; several runs are a leading axis."""
-    draw, data = problem.train_sample, problem.data["train"]
-    example = jax.eval_shape(draw, jax.random.key(0), data).support.inputs
+    data = problem.data["train"]
+    # Of a test task: without keys for noise.
+    example = jax.eval_shape(problem.test_sample, jax.random.key(0), data).support.inputs
 
-    def init(config):
+    def init(config, data):
         key = jax.random.fold_in(jax.random.key(config.seed), 0)
-        method, optimizer = train_method(config, problem), outer_optimizer(config)
-        return cml_jax.init(method, optimizer, key, jnp.zeros(example.shape, example.dtype))
+        method, optimizer = train_method(config, on(problem, data)), outer_optimizer(config)
+        inputs = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
+        return cml_jax.init(method, optimizer, key, inputs)
 
-    return jax.jit(side_by_side(config, init, ()))()
+    return jax.jit(side_by_side(config, init, (None,)))(data)
 
 
 def test_methods(config, problem: Problem, num_steps: int) -> dict[str, Method]:

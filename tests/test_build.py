@@ -56,7 +56,7 @@ def test_every_method_trains_and_tests(tmp_path, method, both):
         assert rows[-1]["train/weight_min"] < 0.25  # uniform would be exactly a quarter
 
 
-@pytest.mark.parametrize("file", ["glyphs", "omniglot", "sinusoid"])
+@pytest.mark.parametrize("file", ["glyphs", "nodes", "omniglot", "sinusoid"])
 def test_every_config_file_takes_every_method(file):
     module = importlib.import_module(f"configs.{file}")
     for method, settings in SETTINGS.items():

@@ -74,6 +74,7 @@ def maml(
             adapts=adapts,
             first_order=first_order,
             remat=remat,
+            first_step=0,
         )
 
     def objective(params, adapted, query, prediction=None):
