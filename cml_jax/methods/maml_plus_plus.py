@@ -172,7 +172,7 @@ def maml_plus_plus(
         weights = jnp.asarray(step_weights, last.dtype)
 
         # Recomputed in the backward pass: what a conditional keeps for it is written, as zeros,
-        # also where it is not taken, and takes longer than the loss.
+        # where it is not taken too, and costs most of what is saved.
         @partial(jax.checkpoint, prevent_cse=False)
         def weighted(row):
             weight, network = row
