@@ -11,14 +11,10 @@ import optax
 
 import cml_jax
 from cml_jax import models, tasks
-from cml_jax.ops.graph import Graph
-from cml_jax.tasks.block_graph import block_graph
-from cml_jax.tasks.nodes import Members, members
 from cml_jax.types import Loss, Method, Metric, Model, Task
-from experiments.config import DECAYING, GRAPHS
+from experiments import graphs
+from experiments.config import DECAYING, GRAPHS, SPLITS
 from experiments.runs import side_by_side
-
-_SPLITS = ("train", "validation", "test")
 
 
 class Problem(NamedTuple):
@@ -31,6 +27,7 @@ class Problem(NamedTuple):
       curve: `(key, x [n, 1]) -> y [n, 1]`, the truth behind a regression task, or None.
       network: from data[split] to the model, which may stand on it, as on a graph. Inside of what
         is jitted the data are an argument: see `on`.
+      stands_on: the data of `model`.
       model, co_learner, loss: the networks (co_learner may be None) and the loss of both loops.
       metric_name, metric: "accuracy" or "mse".
       larger_is_better: of the metric.
@@ -43,6 +40,7 @@ class Problem(NamedTuple):
     split_hash: str
     curve: Callable[[jax.Array, jax.Array], jax.Array] | None
     network: Callable[[Any], Model]
+    stands_on: Any
     model: Model
     co_learner: Model | None
     loss: Loss
@@ -60,7 +58,7 @@ def problem(config) -> Problem:
     """
     shots = config.data.train_shots or config.data.shots
     at_least = max(shots + config.data.queries, config.data.shots + config.eval.queries)
-    sample, data, split_hash = _tasks(config.data, at_least)
+    sample, data, split_hash = _tasks(config, at_least)
     train_sample = partial(sample, shots=shots, queries=config.data.queries)
     test_sample = partial(sample, shots=config.data.shots, queries=config.eval.queries)
     if config.data.name in GRAPHS:
@@ -78,6 +76,7 @@ def problem(config) -> Problem:
         split_hash=split_hash,
         curve=partial(tasks.sinusoid_curve, **_waves(config.data)) if regression else None,
         network=network,
+        stands_on=data["train"],
         model=network(data["train"]),
         co_learner=co_learner,
         loss=error if regression else cml_jax.cross_entropy,
@@ -90,12 +89,7 @@ def problem(config) -> Problem:
 
 def on(problem: Problem, data: Any) -> Problem:
     """The problem with the model on these data, which may be traced."""
-    return problem._replace(model=problem.network(data))
-
-
-class _OnGraph(NamedTuple):
-    graph: Graph
-    members: Members
+    return problem._replace(model=problem.network(data), stands_on=data)
 
 
 def _waves(config):
@@ -104,42 +98,19 @@ def _waves(config):
 
 def _tasks(config, at_least):
     """The sampler, the arrays of each split that it draws from, and the hash of their classes."""
+    if config.data.name in GRAPHS:
+        return graphs.node_tasks(config, at_least)
+    config = config.data
     if config.name == "omniglot":
         splits = _load(config)
         draw = partial(tasks.episodes, ways=config.ways, rotations=config.rotations)
-        data = {split: getattr(splits, split) for split in _SPLITS}
+        data = {split: getattr(splits, split) for split in SPLITS}
         return draw, data, splits.split_hash
-    if config.name in GRAPHS:
-        return _node_tasks(config, at_least)
     if config.name == "sinusoid":
         draw = partial(tasks.sinusoid, **_waves(config))
     else:
         draw = partial(tasks.glyphs, ways=config.ways)
-    return (lambda key, _, **shape: draw(key, **shape)), dict.fromkeys(_SPLITS), ""
-
-
-def _node_tasks(config, at_least):
-    from cml_jax.data import graphs
-
-    if config.name == "block_graph":
-        graph, counts = block_graph(config.split_seed), (16, 7, 7)
-    else:
-        graph = graphs.load_graph(config.file or config.name, config.dir or None)
-        counts = graphs.CLASS_COUNTS.get(config.name)
-    if config.split_file:
-        split = graphs.read_class_split(config.split_file)
-    else:
-        counts = config.classes if any(config.classes) else counts
-        split = graphs.split_classes(graph.labels, counts, config.split_seed, at_least=at_least)
-    labels, graph = graph.labels, jax.tree.map(jnp.asarray, graph)  # on the device once
-    data = {
-        part: _OnGraph(graph, members(labels, getattr(split, part), at_least)) for part in _SPLITS
-    }
-
-    def draw(key, data, **shape):
-        return tasks.nodes(key, data.members, ways=config.ways, **shape)
-
-    return draw, data, split.hash()
+    return (lambda key, _, **shape: draw(key, **shape)), dict.fromkeys(SPLITS), ""
 
 
 def _load(config):
@@ -159,14 +130,7 @@ def _networks(config):
             "mlp": partial(models.mlp_co_learner, 1, width=hidden[-1], activation=activation),
         }
     elif config.data.name in GRAPHS:
-        ways, [hidden] = config.data.ways, config.model.hidden
-        co_learners = {
-            "linear": partial(models.linear_co_learner, ways),
-            "mlp": partial(models.node_co_learner, ways, width=hidden),
-        }
-        build = partial(models.sgc, ways=ways, hidden=hidden)
-        if config.model.name == "gcn":
-            build = partial(models.gcn, ways=ways, hidden=hidden, dropout=config.model.dropout)
+        network, co_learners = graphs.networks(config)
     else:
         shape = {"filters": config.model.filters, "pool": config.model.pool}
         model = models.conv4(config.data.ways, extra_blocks=config.model.extra_blocks, **shape)
@@ -178,9 +142,7 @@ def _networks(config):
         }
     name = config.co_learner
     co_learner = None if name in ("", "none") else co_learners[name]()
-    if config.data.name in GRAPHS:
-        return lambda data: build(data.graph), co_learner
-    return lambda _: model, co_learner
+    return network if config.data.name in GRAPHS else lambda _: model, co_learner
 
 
 def base_method(
@@ -225,7 +187,10 @@ def base_method(
             )
         if config.second_order_after and not config.first_order:
             kwargs["first_order"] = progress < config.second_order_after
-    return getattr(cml_jax, name)(problem.model, problem.loss, **kwargs)
+    if config.model.name == "amm_gnn":
+        return graphs.matched(config, problem, **kwargs)
+    method = getattr(cml_jax, name)(problem.model, problem.loss, **kwargs)
+    return graphs.on_subgraphs(config, problem, method)
 
 
 def _set(factor):
@@ -236,9 +201,11 @@ def _set(factor):
 def _reptile(config, problem, num_steps):
     shared = {"optimizer": _inner_optimizer(config, b1=0.0), "num_steps": num_steps}
     if config.inner_optimizer == "sgd" and not config.minibatch:
-        return cml_jax.reptile(problem.model, problem.loss, **shared)
-    minibatch = config.minibatch or config.data.shots * config.data.ways
-    return cml_jax.reptile_released(problem.model, problem.loss, minibatch=minibatch, **shared)
+        method = cml_jax.reptile(problem.model, problem.loss, **shared)
+    else:
+        shared["minibatch"] = config.minibatch or config.data.shots * config.data.ways
+        method = cml_jax.reptile_released(problem.model, problem.loss, **shared)
+    return graphs.on_subgraphs(config, problem, method)
 
 
 def _inner_optimizer(config, **adam):
@@ -291,14 +258,16 @@ def test_methods(config, problem: Problem, num_steps: int) -> dict[str, Method]:
     base = base_method(config, problem, num_steps)
     methods = {"meta-learner": base}
     if problem.co_learner is not None and config.method != "collaborative":
-        if config.method in ("maml", "fomaml", "anil", "boil", "sharp_maml"):
-            methods["co-learner (paper)"] = cml_jax.cml_dagger(
+        plain = config.method in ("maml", "fomaml", "anil", "boil", "sharp_maml")
+        if plain and config.model.name != "amm_gnn":
+            dagger = cml_jax.cml_dagger(
                 problem.model,
                 problem.co_learner,
                 problem.loss,
                 learning_rate=config.inner_learning_rate,
                 num_steps=num_steps,
             )
+            methods["co-learner (paper)"] = graphs.on_subgraphs(config, problem, dagger)
         methods["co-learner (released code)"] = cml_jax.cml_dagger_released(
             base, problem.co_learner
         )
@@ -326,8 +295,11 @@ def outer_optimizer(config) -> optax.GradientTransformation:
         "linear": lambda: optax.linear_schedule(rate, 0.0, steps),
         "cosine": lambda: optax.cosine_decay_schedule(rate, steps),
     }[config.outer_schedule]()
-    decay = {"weight_decay": config.weight_decay} if config.outer_optimizer in DECAYING else {}
+    own_decay = config.outer_optimizer in DECAYING
+    decay = {"weight_decay": config.weight_decay} if own_decay else {}
     parts = [getattr(optax, config.outer_optimizer)(schedule, **decay)]
+    if config.weight_decay and not own_decay:
+        parts.insert(0, optax.add_decayed_weights(config.weight_decay))
     if config.max_gradient_norm:
         parts.insert(0, optax.clip_by_global_norm(config.max_gradient_norm))
     if _set(config.co_learner_rate):

@@ -44,7 +44,8 @@ SWEPT += ("outer_learning_rate",)
 # Whose inner loop takes any optimiser; the others have rates or gradients of their own.
 OPTIMIZABLE = ("maml", "fomaml", "anil", "boil", "collaborative", "reptile")
 GRAPHS = ("block_graph", "citeseer", "cora", "amazon_computer", "cora_full", "graph")
-ON_GRAPHS = ("gcn", "sgc")
+ON_GRAPHS = ("gcn", "sgc", "gmeta", "amm_gnn")
+SPLITS = ("train", "validation", "test")
 DECAYING = ("adamw", "lamb", "lion")
 OPTIMIZERS = ("adam", "nadam", "radam", "rmsprop", "sgd", *DECAYING)
 
@@ -80,7 +81,9 @@ KEYS = {
         "of matrix products; default: the device's own (CPU float32, GPU TF32, TPU bfloat16)",
     ),
     "outer_optimizer": Key("adam", OPTIMIZERS, "optax optimiser of the outer loop"),
-    "weight_decay": Key(0.0, (0.0, 1.0), "of the outer loop (adamw, lamb, lion)"),
+    "weight_decay": Key(
+        0.0, (0.0, 1.0), "of the outer loop (adamw, lamb, lion: apart; others: in the gradient)"
+    ),
     "co_learner_rate": Key(1.0, (0.0, 1e3), "its outer rate, in units of outer_learning_rate"),
     "outer_learning_rate": Key(1e-3, _RATE, "step size of the outer loop"),
     "outer_schedule": Key("constant", ("constant", "linear", "cosine"), "decays to 0 at the end"),
@@ -112,10 +115,9 @@ KEYS = {
     "model.filters": Key(64, (1, 65_536), "channels of each convolution (conv4)"),
     "model.extra_blocks": Key(0, (0, 100), "convolutions behind the four; 3: More-MAML (conv4)"),
     "model.pool": Key(True, None, "max-pool; False: convolutions of stride 2 (conv4)"),
-    "model.hidden": Key(
-        (40, 40), (1, 1_000_000), "widths of the hidden layers (mlp; one: gcn, sgc)"
-    ),
-    "model.dropout": Key(0.5, (0.0, 0.99), "share dropped in the inner loop of training (gcn)"),
+    "model.hidden": Key((40, 40), (1, 1_000_000), "widths of the hidden layers (mlp; graphs: one)"),
+    "model.subgraph_nodes": Key(64, (1, 1_000_000), "rows of a node's subgraph at most (gmeta)"),
+    "model.dropout": Key(0.5, (0.0, 0.99), "share dropped in the inner loop of training (graphs)"),
     "model.activation": Key("relu", ("relu", "tanh"), "nonlinearity (mlp)"),
     "eval.num_tasks": Key(1000, (2, 10_000_000), "test tasks"),
     "eval.queries": Key(15, (1, 100_000), "query examples per class at validation and test"),
@@ -226,6 +228,8 @@ def _check_together(c: ConfigDict) -> None:
         )
     if c.model.name in ON_GRAPHS and len(c.model.hidden) != 1:
         raise ConfigError(f"model.hidden={c.model.hidden}: {c.model.name} has one width, as (16,)")
+    if c.model.name == "amm_gnn" and c.method not in ("maml", "fomaml"):
+        raise ConfigError(f"model.name=amm_gnn with method={c.method}: use --config.method=fomaml")
     if len(c.data.classes) != 3 or (any(c.data.classes) and not all(c.data.classes)):
         raise ConfigError(f"data.classes={c.data.classes}: needs three counts, or (0,0,0)")
     if (c.data.name == "graph") != bool(c.data.file):
@@ -262,11 +266,6 @@ def _check_together(c: ConfigDict) -> None:
         raise ConfigError(
             f"inner_optimizer={c.inner_optimizer} is for method={' or '.join(OPTIMIZABLE)}, with "
             "body_rate=1: leave it out"
-        )
-    if c.weight_decay and c.outer_optimizer not in DECAYING:
-        raise ConfigError(
-            f"weight_decay={c.weight_decay} with outer_optimizer={c.outer_optimizer}: "
-            "use --config.outer_optimizer=adamw"
         )
     if c.sweep == "none" and c.sweep_values != KEYS["sweep_values"].default:
         raise ConfigError(f"sweep_values={c.sweep_values} of what? name it: --config.sweep=SETTING")

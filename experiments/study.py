@@ -76,11 +76,17 @@ _COLUMNS["co-learner (released code)"] = "CML-dagger, released"
 
 
 def _cells(results: dict) -> dict[str, dict[str, list[dict]]]:
-    """Method to column to tests, where a label that ends in " + CML" is a column of its method."""
+    """Method to column to its tests after the most inner steps.
+
+    A label that ends in " + CML" is a column of its method.
+    """
     cells: dict[str, dict[str, list[dict]]] = {}
     for label, result in results.items():
         row = cells.setdefault(label.removesuffix(_WITH), {})
+        most = max(test["num_steps"] for test in result["test_all"])
         for test in result["test_all"]:
+            if test["num_steps"] < most:
+                continue
             column = _COLUMNS[test["predicts"]] if label.endswith(_WITH) else "alone"
             if label.endswith(_WITH) or test["predicts"] == "meta-learner":
                 row.setdefault(column, []).append(test)
