@@ -56,6 +56,41 @@ def _every_method():
     return runs
 
 
+_GRAPHS = {"CiteSeer": "citeseer", "Amazon-Computer": "amazon_computer"}
+_NODES = {
+    "GCN": ("model.name=gcn", "inner_learning_rate=0.1"),
+    "G-Meta": ("model.name=gmeta", "inner_learning_rate=0.05"),
+    "AMM-GNN": ("model.name=amm_gnn", "outer_learning_rate=0.01"),
+}
+_FOUR = ("tasks_per_step=4", "train_steps=75", "eval.every=5")
+_NODE_VARIANTS = {
+    "": (),
+    " + CML": ("co_learner=mlp",),
+    ", 4 tasks": _FOUR,
+    " + agreement, 4 tasks": (*_FOUR, *_GA),
+    " + CML + agreement, 4 tasks": (*_FOUR, *_GA, "co_learner=mlp"),
+}
+
+
+def _nodes(shots):
+    runs = {}
+    for variant, settings in _NODE_VARIANTS.items():
+        for graph, name in _GRAPHS.items():
+            for base, network in _NODES.items():
+                rate = "0.05" if (base, graph) == ("AMM-GNN", "Amazon-Computer") else "0.1"
+                own = (f"inner_learning_rate={rate}",) if base == "AMM-GNN" else ()
+                runs[f"{graph}: {base}{variant}"] = (
+                    f"data.name={name}",
+                    f"data.shots={shots}",
+                    "weight_decay=5e-4",
+                    "num_seeds=5",
+                    *network,
+                    *own,
+                    *settings,
+                )
+    return runs
+
+
 STUDIES = {
     "omniglot": Study(
         title="Omniglot, 5-way 1-shot",
