@@ -132,3 +132,13 @@ def test_the_maps_start_within_their_bound():
     kernels = [m["kernel"] for m in build().init(jax.random.key(0), inputs)["maps"].values()]
     assert [k.shape for k in kernels] == [(100,)] * 2 and (kernels[0] != kernels[1]).any()
     assert all(0.9 < np.abs(k).max() <= 1 for k in kernels)
+
+
+def test_dropout_is_where_the_support_has_keys():
+    keys = jax.random.split(jax.random.key(1), 4)
+    noisy = TASK._replace(support=TASK.support._replace(inputs=Noisy(SUPPORT, keys)))
+    noisy = attribute_sets(jax.random.key(3), noisy, size=4)
+    method = build()
+    params = method.init(jax.random.key(0), MATCHED.support.inputs)
+    found, plain = (jax.jit(after(method, task))(params) for task in (noisy, MATCHED))
+    assert jnp.isfinite(found) and abs(found - plain) > 1e-4
