@@ -104,13 +104,14 @@ KEYS = {
     "plan.compilation_cache": Key(True, None, "keep compiled programs in the user's cache folder"),
     "checkpoint_every_minutes": Key(5.0, (0.0, 1e6), "minutes between checkpoints"),
     "log_every_seconds": Key(5.0, (0.0, 1e6), "seconds between reports"),
+    "non_finite": Key("stop", ("stop", "skip"), "where a step's loss or gradient is not finite"),
     "tensorboard": Key(False, None, "also write TensorBoard files"),
 }
 
 # What a run may change when it goes on: where files lie, how fast, how often it speaks, and the
 # final test, none of which changes the parameters or which checkpoint is best.
 _FREE = ("plan.", "data.dir", "eval.num_tasks", "eval.num_steps", "checkpoint_every_minutes")
-_FREE += ("log_every_seconds", "tensorboard")
+_FREE += ("log_every_seconds", "non_finite", "tensorboard")
 _TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -250,7 +251,7 @@ def record(config: ConfigDict, workdir: Path, evaluate: bool = False) -> None:
     """Writes `config.json` until training has begun (`last/` is there), then compares with it.
 
     Free to differ: plan.*, data.dir, eval.num_tasks, eval.num_steps, checkpoint_every_minutes,
-    log_every_seconds and tensorboard; with `evaluate`, all of eval.*.
+    log_every_seconds, non_finite and tensorboard; with `evaluate`, all of eval.*.
 
     Args:
       config: the checked config.

@@ -17,6 +17,7 @@ from experiments.checkpoints import Checkpoints, stop_requested
 from experiments.metrics import read, write_json
 from experiments.platform import make_plan
 from experiments.plots import fits, learning_curve
+from experiments.watch import warnings
 
 
 def evaluate(config, workdir: Path) -> dict:
@@ -79,6 +80,7 @@ def evaluate(config, workdir: Path) -> dict:
         "test_all": rows,
         "seed": config.seed,
         "wall_seconds": trained[-1]["seconds"],
+        "warnings": warnings(config, trained),
         "plan": str(plan),
         "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
         | {"cml_jax": cml_jax.__version__},

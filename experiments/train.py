@@ -6,14 +6,13 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 import cml_jax
 from cml_jax.tasks import task_keys
-from experiments import build, platform
+from experiments import build, platform, watch
 from experiments.checkpoints import Checkpoints, stop_requested
 from experiments.evaluate import interval, scorer
-from experiments.metrics import MetricsFile, Progress
+from experiments.metrics import MetricsFile, Progress, read
 
 
 def train(config, workdir: Path) -> bool:
@@ -24,7 +23,8 @@ def train(config, workdir: Path) -> bool:
 
     Raises:
       ValueError: when the data cannot give such tasks.
-      FloatingPointError: when a loss or gradient is no longer finite.
+      FloatingPointError: when a loss or gradient is not finite and `config.non_finite` is "stop",
+        when it was in no step for long, or when no validation was.
     """
     problem = build.problem(config)
     plan = platform.make_plan(config)
@@ -45,6 +45,9 @@ def train(config, workdir: Path) -> bool:
     validate = scorer(config, problem, plan, base, "validation")
 
     log = MetricsFile(workdir / "metrics.jsonl", step, config.tensorboard)
+    rows = read(workdir / "metrics.jsonl")
+    warned = watch.warnings(config, rows)
+    lost = 0  # steps skipped since a good one
     progress = Progress(config.train_steps, step, config.log_every_seconds)
     progress.say("compiling")
     plan, advance = platform.fitting(
@@ -57,16 +60,16 @@ def train(config, workdir: Path) -> bool:
     while step < config.train_steps and not stop_requested():
         boundary = min((step // config.eval.every + 1) * config.eval.every, config.train_steps)
         steps = min(plan.steps_per_dispatch, boundary - step)
-        state, sums = advance(state, images["train"], steps)
-        report = {f"train/{k}": float(v) / steps for k, v in sums.items()}
-        step += steps
-        bad = [k for k, v in report.items() if not math.isfinite(v)]
-        if bad:
+        state, seen = advance(state, images["train"], steps)
+        step, skipped = step + steps, int(seen.skipped)
+        kept = steps - skipped or math.nan
+        report = {f"train/{k}": float(v) / kept for k, v in seen.sums.items()}
+        if config.non_finite == "skip":
+            report["skipped"] = skipped
+        lost = lost + steps if skipped == steps else 0
+        if (skipped and config.non_finite == "stop") or lost >= watch.LOST_STEPS:
             raise FloatingPointError(
-                f"{bad[0]} is {report[bad[0]]} in steps {step - steps + 1}-{step}: lower "
-                f"--config.inner_learning_rate={config.inner_learning_rate} or "
-                f"--config.outer_learning_rate={config.outer_learning_rate}; the checkpoints "
-                f"before are kept in {workdir}"
+                f"{watch.not_finite(config, seen, lost)}; the checkpoints are kept in {workdir}"
             )
         elapsed, clock = time.monotonic() - clock, time.monotonic()
         report["tasks_per_second"] = steps * config.tasks_per_step / elapsed
@@ -77,26 +80,39 @@ def train(config, workdir: Path) -> bool:
             )
             value = report[f"validation/{name}"] = interval(name, values)[name]
             sign = 1 if problem.larger_is_better else -1
-            if best is None or sign * value > sign * best["value"]:
+            better = best is None or sign * value > sign * best["value"]
+            if math.isfinite(value) and better:
                 best = {"value": value, "step": step}
                 checkpoints.save_best(step, {"params": state.params}, best)
             clock = time.monotonic()
-        progress.update(step, log.write(step, report))
+        rows.append(log.write(step, report))
+        progress.update(step, rows[-1])
+        if step == boundary:
+            for line in watch.warnings(config, rows):
+                if line not in warned:
+                    progress.say(f"warning: {line}")
+                    warned.append(line)
         if step == boundary or clock - saved > 60 * config.checkpoint_every_minutes:
             checkpoints.save_last(step, state, {"best": best, "seconds": report["seconds"]})
             saved = time.monotonic()
     if step < config.train_steps:
         seconds += time.monotonic() - started
         checkpoints.save_last(step, state, {"best": best, "seconds": seconds})
+    elif best is None:
+        raise FloatingPointError(
+            f"validation/{name} was never finite: lower "
+            f"--config.inner_learning_rate={config.inner_learning_rate} in a new run"
+        )
     for resource in (checkpoints, log, progress):
         resource.close()
     return step == config.train_steps
 
 
 def compile_steps(config, problem, plan, state, images):
-    """Compiles `(state, images, steps) -> (state, sums)`: meta-steps and the sums of their metrics.
+    """Compiles `(state, images, steps) -> (state, watch.Seen)`: meta-steps and what they report.
 
-    The number of steps is traced: one program for the last, shorter dispatch too.
+    A step that is not finite leaves the state as it was, whatever `config.non_finite` is. The
+    number of steps is traced: one program for the last, shorter dispatch too.
     """
     optimizer = build.outer_optimizer(config)
     weigh = getattr(cml_jax, config.weighting)
@@ -125,11 +141,10 @@ def compile_steps(config, problem, plan, state, images):
 
     def advance(state, images, steps):
         def body(_, carry):
-            state, report = one_step(carry[0], images)
-            return state, jax.tree.map(jnp.add, carry[1], report)
+            before, seen = carry
+            return watch.keep_finite(before, *one_step(before, images), seen)
 
-        shapes = jax.eval_shape(one_step, state, images)[1]
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.fori_loop(0, steps, body, (state, zeros))
+        start = watch.nothing_seen(jax.eval_shape(one_step, state, images)[1])
+        return jax.lax.fori_loop(0, steps, body, (state, start))
 
     return jax.jit(advance, donate_argnums=0).lower(state, images, 1).compile()
