@@ -67,10 +67,10 @@ def train(config, workdir: Path) -> bool:
         if config.non_finite == "skip":
             report["skipped"] = skipped
         lost = lost + steps if skipped == steps else 0
-        if (skipped and config.non_finite == "stop") or lost >= watch.LOST_STEPS:
-            raise FloatingPointError(
-                f"{watch.not_finite(config, seen, lost)}; the checkpoints are kept in {workdir}"
-            )
+        stop = (skipped and config.non_finite == "stop") or lost >= watch.LOST_STEPS
+        if stop or not seen.params_finite:
+            what = watch.not_finite(config, seen, step, lost)
+            raise FloatingPointError(f"{what}; the checkpoints are kept in {workdir}")
         elapsed, clock = time.monotonic() - clock, time.monotonic()
         report["tasks_per_second"] = steps * config.tasks_per_step / elapsed
         report["seconds"] = seconds + clock - started
@@ -145,6 +145,7 @@ def compile_steps(config, problem, plan, state, images):
             return watch.keep_finite(before, *one_step(before, images), seen)
 
         start = watch.nothing_seen(jax.eval_shape(one_step, state, images)[1])
-        return jax.lax.fori_loop(0, steps, body, (state, start))
+        state, seen = jax.lax.fori_loop(0, steps, body, (state, start))
+        return state, watch.look_at_params(seen, state.params)
 
     return jax.jit(advance, donate_argnums=0).lower(state, images, 1).compile()
