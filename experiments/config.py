@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments.metrics import write_json
+from experiments.metrics import read_json, write_json
 
 
 class ConfigError(Exception):
@@ -273,10 +273,9 @@ def record(config: ConfigDict, workdir: Path, evaluate: bool = False) -> None:
             raise ConfigError(f"cannot write {path} ({error.strerror}): choose --workdir") from None
         return
     try:
-        before = json.loads(path.read_text())
-        before = {name: key.default for name, key in KEYS.items()} | before
+        before = {name: key.default for name, key in KEYS.items()} | read_json(path)
         before = json.loads(json.dumps(before))
-    except (OSError, ValueError, TypeError):
+    except ValueError:
         raise ConfigError(f"{path} is unreadable: restore it or choose another --workdir") from None
     changed = [
         f"{name} {before.get(name)!r} -> {now.get(name)!r}"

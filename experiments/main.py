@@ -8,6 +8,7 @@ from ml_collections import config_flags
 from experiments import platform
 from experiments.command_line import fail, parse_flags
 from experiments.config import ConfigError, default_workdir, record
+from experiments.metrics import read_json
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:5way-1shot")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run, made when it is missing")
@@ -23,6 +24,7 @@ def main(_: list[str]) -> None:
     try:
         record(config, workdir, _EVALUATE.value)
         if (workdir / "results.json").exists() and not _EVALUATE.value:
+            read_json(workdir / "results.json")
             print(f"finished: {workdir / 'results.json'} (--evaluate tests it again)")
             return
         print(f"run: {workdir}", flush=True)

@@ -175,7 +175,10 @@ HEALTHY = {
         ({"loss": lambda t: max(0.4, 1.6 - 20 * t)}, None),  # learned in the first stretch
         ({"loss": None}, None),
         ({"gradient_norm": 1e-3}, None),
-        ({"gradient_norm": lambda t: 0.0 if t > 0.5 else 1.0}, "vanishes, 0.0e.00 in steps 501-600"),
+        (
+            {"gradient_norm": lambda t: 0.0 if t > 0.5 else 1.0},
+            "vanishes, 0.0e.00 in steps 501-600",
+        ),
         ({"weight_min": 0.2, "weight_max": 0.2}, "weights are all equal in steps 1-100"),
         ({"weight_min": 0.0, "weight_max": 0.999}, "one task takes all of the agreement weights"),
         ({"weight_min": 0.19, "weight_max": 0.21}, None),
