@@ -45,8 +45,7 @@ def train(config, workdir: Path) -> bool:
     validate = scorer(config, problem, plan, base, "validation")
 
     log = MetricsFile(workdir / "metrics.jsonl", step, config.tensorboard)
-    rows = read(workdir / "metrics.jsonl")
-    warned = watch.warnings(config, rows)
+    warned = watch.warnings(config, read(workdir / "metrics.jsonl"))
     lost = 0  # steps skipped since a good one
     progress = Progress(config.train_steps, step, config.log_every_seconds)
     progress.say("compiling")
@@ -85,10 +84,9 @@ def train(config, workdir: Path) -> bool:
                 best = {"value": value, "step": step}
                 checkpoints.save_best(step, {"params": state.params}, best)
             clock = time.monotonic()
-        rows.append(log.write(step, report))
-        progress.update(step, rows[-1])
+        progress.update(step, log.write(step, report))
         if step == boundary:
-            for line in watch.warnings(config, rows):
+            for line in watch.warnings(config, read(workdir / "metrics.jsonl")):
                 if line not in warned:
                     progress.say(f"warning: {line}")
                     warned.append(line)
