@@ -71,18 +71,18 @@ def gradient_descent(
     """`num_steps` optax steps on `loss`, differentiable with respect to everything it is made of.
 
     `theta_{k+1} = theta_k + u_k`,  `u_k = optimizer(grad loss(theta_k))`; with `first_order`, every
-    gradient inside `u_k` is a constant, so that `d theta_K / d theta_0` is the identity (under a
-    stateless optimiser whose update does not read the parameters).
+    gradient inside `u_k` is a constant, so that `d theta_K / d theta_0` is the identity (under an
+    optimiser whose update does not read the parameters).
 
     Args:
       loss: the support loss as a function of the whole tree, to a scalar.
       params: the tree the loop starts from.
-      optimizer: any optax transformation. Adam needs `eps_root > 0`: the derivative of a square
-        root at zero is infinite, and one dead unit turns the meta-gradient into NaN.
+      optimizer: any optax transformation; to second order one that `check_differentiable` takes.
       num_steps: K >= 0, static.
       adapts: a prefix tree of bools: which parts adapt. The others are closed over, not carried.
-      first_order: treat the inner gradients as constants (FOMAML). A traced bool, for annealing
-        from first to second order in one program, computes the second order and masks it.
+      first_order: treat the inner gradients as constants (FOMAML). It may be a traced bool, for
+        annealing from first to second order in one program: only the one that holds is computed
+        (both under a vmap over this bool).
       remat: recompute each step in the backward pass, so that memory grows by one copy of the
         adapted parameters a step and not by the activations.
 
@@ -98,11 +98,19 @@ def gradient_descent(
         raise ValueError(f"num_steps={num_steps} but an inner loop has 0 or more steps: raise it")
     fast = select(adapts, params)
 
+    def gradient(fast, params):
+        return jax.grad(lambda fast: loss(merge(fast, params)))(fast)
+
+    def constant_gradient(fast, params):
+        # No tangent may enter the inner loss, or its linearisation is computed anyway.
+        return gradient(*jax.lax.stop_gradient((fast, params)))
+
     def step(carry, _):
         fast, opt_state = carry
-        # First order: no tangent may enter the inner loss, or its linearisation is computed anyway.
-        at = _constant_if(first_order, (fast, params))
-        gradients = jax.grad(lambda fast: loss(merge(fast, at[1])))(at[0])
+        if isinstance(first_order, jax.Array):
+            gradients = jax.lax.cond(first_order, constant_gradient, gradient, fast, params)
+        else:
+            gradients = (constant_gradient if first_order else gradient)(fast, params)
         updates, opt_state = optimizer.update(gradients, opt_state, fast)
         return (optax.apply_updates(fast, updates), opt_state), None
 
@@ -111,6 +119,47 @@ def gradient_descent(
         step = jax.checkpoint(step, prevent_cse=False) if remat else step
         (fast, _), _ = jax.lax.scan(step, carry, length=num_steps, unroll=num_steps == 1)
     return merge(fast, params)
+
+
+def check_differentiable(optimizer: optax.GradientTransformation, params: Params) -> None:
+    """Refuses an inner optimiser through whose first step the second order is not finite.
+
+    Such as Adam with eps_root=0: it divides by the square root of a squared gradient, whose
+    derivative at zero is infinite, and one dead unit turns the whole meta-gradient into NaN. The
+    update itself is differentiated, at one gradient of zero beside one of one; what is traced of
+    the optimiser (its learning rate, say) is taken to be 1/2.
+
+    Args:
+      optimizer: any optax transformation that needs no more than gradients and parameters.
+      params: the tree it is for; only its structure and dtypes matter.
+
+    Raises:
+      ValueError: when that derivative is not finite.
+    """
+
+    def total(gradients, params):
+        updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+        return sum(u.sum() for u in jax.tree.leaves(updates))
+
+    def like_params(values):
+        return jax.tree.map(lambda leaf: jnp.array(values, leaf.dtype), params)
+
+    with jax.ensure_compile_time_eval():
+        at = like_params([0, 1]), like_params([1, 1])
+        # Backwards, as the outer loop goes: forwards, jnp.where hides what it does not take.
+        program = jax.make_jaxpr(jax.grad(total, (0, 1)))(*at)
+        known = [
+            jnp.full(x.shape, 0.5, x.dtype) if isinstance(x, jax.core.Tracer) else x
+            for x in program.consts
+        ]
+        slopes = jax.core.eval_jaxpr(program.jaxpr, known, *jax.tree.leaves(at))
+        finite = all(jnp.isfinite(slope).all() for slope in slopes)
+    if not finite:
+        raise ValueError(
+            "optimizer: the derivative of its update is not finite where a gradient is 0, so one "
+            "dead unit makes a second-order meta-gradient NaN: use optax.adam(..., eps_root=1e-8) "
+            "or another with its eps inside the square root, or first_order=True"
+        )
 
 
 def perturb(params: Params, gradient: Params, radius: jax.typing.ArrayLike) -> Params:
@@ -147,12 +196,6 @@ def select(adapts: PyTree, params: PyTree) -> PyTree:
             f"adapts={adapts} is no prefix of the parameters, whose parts are {_parts(params)}: "
             "use True or a tree of bools such as {'body': False, 'head': True}"
         ) from error
-
-
-def _constant_if(condition, tree):
-    if isinstance(condition, jax.Array):
-        return jax.tree.map(lambda x: jnp.where(condition, jax.lax.stop_gradient(x), x), tree)
-    return jax.lax.stop_gradient(tree) if condition else tree
 
 
 def _parts(params):

@@ -13,13 +13,16 @@ import cml_jax
 from cml_jax import models, tasks
 from cml_jax.types import Loss, Method, Metric, Model, Task
 from experiments.config import DECAYING
+from experiments.runs import side_by_side
+
+_SPLITS = ("train", "validation", "test")
 
 
 class Problem(NamedTuple):
     """What a run trains on.
 
     Attributes:
-      sample: `(key, data[split], queries) -> Task`.
+      train_sample, test_sample: `(key, data[split]) -> Task`; the second is validation's too.
       data: split ("train", "validation", "test") to arrays, or to None where tasks are procedural.
       split_hash: of the class lists; "" where tasks are procedural.
       curve: `(key, x [n, 1]) -> y [n, 1]`, the truth behind a regression task, or None.
@@ -29,7 +32,8 @@ class Problem(NamedTuple):
       batch_statistics: whether a prediction depends on the other examples of its batch.
     """
 
-    sample: Callable[[jax.Array, Any, int], Task]
+    train_sample: Callable[[jax.Array, Any], Task]
+    test_sample: Callable[[jax.Array, Any], Task]
     data: dict[str, Any]
     split_hash: str
     curve: Callable[[jax.Array, jax.Array], jax.Array] | None
@@ -49,14 +53,18 @@ def problem(config) -> Problem:
       ValueError: when the data cannot give such tasks.
     """
     sample, data, split_hash = _tasks(config.data)
+    shots = config.data.train_shots or config.data.shots
+    train_sample = partial(sample, shots=shots, queries=config.data.queries)
+    test_sample = partial(sample, shots=config.data.shots, queries=config.eval.queries)
     for split in data:  # shapes alone: mistakes show here, before anything compiles
-        queries = config.data.queries if split == "train" else config.eval.queries
-        jax.eval_shape(partial(sample, queries=queries), jax.random.key(0), data[split])
+        draw = train_sample if split == "train" else test_sample
+        jax.eval_shape(draw, jax.random.key(0), data[split])
     model, co_learner = _networks(config)
     regression = config.data.name == "sinusoid"
     error = cml_jax.squared_error
     return Problem(
-        sample=sample,
+        train_sample=train_sample,
+        test_sample=test_sample,
         data=data,
         split_hash=split_hash,
         curve=partial(tasks.sinusoid_curve, **_waves(config.data)) if regression else None,
@@ -76,18 +84,16 @@ def _waves(config):
 
 def _tasks(config):
     """The sampler, the arrays of each split that it draws from, and the hash of their classes."""
-    procedural = {"train": None, "validation": None, "test": None}
+    if config.name == "omniglot":
+        splits = _load(config)
+        draw = partial(tasks.episodes, ways=config.ways, rotations=config.rotations)
+        data = {split: getattr(splits, split) for split in _SPLITS}
+        return draw, data, splits.split_hash
     if config.name == "sinusoid":
-        draw = partial(tasks.sinusoid, shots=config.shots, **_waves(config))
-        return (lambda key, _, queries: draw(key, queries=queries)), procedural, ""
-    shape = {"ways": config.ways, "shots": config.shots}
-    if config.name == "glyphs":
-        draw = partial(tasks.glyphs, **shape)
-        return (lambda key, _, queries: draw(key, queries=queries)), procedural, ""
-    splits = _load(config)
-    draw = partial(tasks.episodes, **shape, rotations=config.rotations)
-    data = {split: getattr(splits, split) for split in procedural}
-    return draw, data, splits.split_hash
+        draw = partial(tasks.sinusoid, **_waves(config))
+    else:
+        draw = partial(tasks.glyphs, ways=config.ways)
+    return (lambda key, _, **shape: draw(key, **shape)), dict.fromkeys(_SPLITS), ""
 
 
 def _load(config):
@@ -137,9 +143,13 @@ def base_method(
     if config.method == "reptile":
         return _reptile(config, problem, num_steps)
     rate = config.inner_learning_rate
-    if config.body_rate != 1:
-        rate = {"body": rate * config.body_rate, "head": rate}
-    kwargs = {"learning_rate": rate, "num_steps": num_steps, "remat": remat}
+    kwargs = {"num_steps": num_steps, "remat": remat}
+    if config.inner_optimizer != "sgd":
+        kwargs["optimizer"] = _inner_optimizer(config, b1=0.9, eps_root=1e-8)
+    elif _set(config.body_rate):
+        kwargs["learning_rate"] = {"body": rate * config.body_rate, "head": rate}
+    else:
+        kwargs["learning_rate"] = rate
     if config.first_order:
         kwargs["first_order"] = True
     name = config.method
@@ -159,15 +169,27 @@ def base_method(
     return getattr(cml_jax, name)(problem.model, problem.loss, **kwargs)
 
 
+def _set(factor):
+    """Whether a factor may differ from 1: one that is traced differs from run to run."""
+    return isinstance(factor, jax.Array) or factor != 1
+
+
 def _reptile(config, problem, num_steps):
-    optimizer = optax.sgd(config.inner_learning_rate)
-    if config.inner_optimizer == "adam":
-        optimizer = optax.adam(config.inner_learning_rate, b1=0.0)
-    shared = {"optimizer": optimizer, "num_steps": num_steps}
+    shared = {"optimizer": _inner_optimizer(config, b1=0.0), "num_steps": num_steps}
     if config.inner_optimizer == "sgd" and not config.minibatch:
         return cml_jax.reptile(problem.model, problem.loss, **shared)
     minibatch = config.minibatch or config.data.shots * config.data.ways
     return cml_jax.reptile_released(problem.model, problem.loss, minibatch=minibatch, **shared)
+
+
+def _inner_optimizer(config, **adam):
+    rate = config.inner_learning_rate
+    return {
+        "sgd": lambda: optax.sgd(rate),
+        "momentum": lambda: optax.sgd(rate, momentum=0.9),
+        "rmsprop": lambda: optax.rmsprop(rate),
+        "adam": lambda: optax.adam(rate, **adam),
+    }[config.inner_optimizer]()
 
 
 def train_method(
@@ -187,16 +209,16 @@ def train_method(
 
 
 def initial_state(config, problem: Problem) -> cml_jax.MetaState:
-    """The state at step 0, a function of the seed."""
-    sample = partial(problem.sample, queries=config.data.queries)
-    example = jax.eval_shape(sample, jax.random.key(0), problem.data["train"]).support.inputs
-    method, optimizer = train_method(config, problem), outer_optimizer(config)
+    """The state at step 0, a function of the seed; several runs are a leading axis."""
+    draw, data = problem.train_sample, problem.data["train"]
+    example = jax.eval_shape(draw, jax.random.key(0), data).support.inputs
 
-    @jax.jit
-    def init(key):
+    def init(config):
+        key = jax.random.fold_in(jax.random.key(config.seed), 0)
+        method, optimizer = train_method(config, problem), outer_optimizer(config)
         return cml_jax.init(method, optimizer, key, jnp.zeros(example.shape, example.dtype))
 
-    return init(jax.random.fold_in(jax.random.key(config.seed), 0))
+    return jax.jit(side_by_side(config, init, ()))()
 
 
 def test_methods(config, problem: Problem, num_steps: int) -> dict[str, Method]:
@@ -222,6 +244,19 @@ def test_methods(config, problem: Problem, num_steps: int) -> dict[str, Method]:
     return methods
 
 
+def validated(config, problem: Problem) -> dict[str, Method]:
+    """Whose validation chooses the checkpoint, by their prefix in the metrics.
+
+    CML-dagger as the released code has it stands for the co-learner: its adaptation is the base's.
+    """
+    base = base_method(config, problem, config.num_steps)
+    methods = {"validation": base}
+    if config.eval.best_of == "both":
+        dagger = cml_jax.cml_dagger_released(base, problem.co_learner)
+        methods["validation/co_learner"] = dagger
+    return methods
+
+
 def outer_optimizer(config) -> optax.GradientTransformation:
     """The outer optimiser with its schedule, clipping and decay, and the co-learner's own rate."""
     rate, steps = config.outer_learning_rate, config.train_steps
@@ -234,7 +269,7 @@ def outer_optimizer(config) -> optax.GradientTransformation:
     parts = [getattr(optax, config.outer_optimizer)(schedule, **decay)]
     if config.max_gradient_norm:
         parts.insert(0, optax.clip_by_global_norm(config.max_gradient_norm))
-    if config.co_learner_rate != 1:
+    if _set(config.co_learner_rate):
         parts.append(_scale_co_learner(config.co_learner_rate))
     return optax.chain(*parts) if len(parts) > 1 else parts[0]
 

@@ -38,6 +38,11 @@ _INNER_STEPS = (1, 10_000)
 
 METHODS = ("maml", "fomaml", "anil", "boil", "reptile", "meta_sgd", "maml_plus_plus", "sharp_maml")
 METHODS += ("collaborative",)
+# What may differ between runs that are trained side by side: it is traced, not compiled in.
+SWEPT = ("inner_learning_rate", "body_rate", "co_learner_scale", "co_learner_rate", "radius")
+SWEPT += ("outer_learning_rate",)
+# Whose inner loop takes any optimiser; the others have rates or gradients of their own.
+OPTIMIZABLE = ("maml", "fomaml", "anil", "boil", "collaborative", "reptile")
 DECAYING = ("adamw", "lamb", "lion")
 OPTIMIZERS = ("adam", "nadam", "radam", "rmsprop", "sgd", *DECAYING)
 
@@ -61,7 +66,11 @@ KEYS = {
     "second_order_after": Key(0.0, (0.0, 1.0), "share of training in first order (maml_plus_plus)"),
     "radius": Key(5e-4, (0.0, 10.0), "rho, the reach of the perturbation (sharp_maml)"),
     "sharp": Key("both", ("lower", "upper", "both"), "the loop that is perturbed (sharp_maml)"),
-    "inner_optimizer": Key("sgd", ("sgd", "adam"), "Reptile's; adam: beta1 0, moments carried on"),
+    "inner_optimizer": Key(
+        "sgd",
+        ("sgd", "momentum", "rmsprop", "adam"),
+        "of the inner loop; Reptile's remembers from task to task, and its adam has beta1 = 0",
+    ),
     "minibatch": Key(0, (0, 1_000_000), "examples of Reptile's inner steps; 0: all"),
     "precision": Key(
         "default",
@@ -77,10 +86,16 @@ KEYS = {
     "tasks_per_step": Key(32, (1, 1_000_000), "tasks in a meta-batch"),
     "train_steps": Key(2000, _COUNT, "meta-steps"),
     "seed": Key(0, (0, 2**31 - 1), "of the initial parameters and of every task"),
+    "num_seeds": Key(1, (1, 10_000), "runs side by side in one program: seed, seed + 1, ..."),
+    "sweep": Key("none", ("none", *SWEPT), "a setting that takes each of sweep_values"),
+    "sweep_values": Key((1.0,), (0.0, 100.0), "its values, side by side, each with all seeds"),
     "data.name": Key("glyphs", ("glyphs", "omniglot", "sinusoid"), "task distribution"),
     "data.dir": Key("", None, "folder of the data set's files"),
     "data.ways": Key(5, (2, 10_000), "classes in a task"),
     "data.shots": Key(1, (1, 100_000), "support examples per class (sinusoid: points)"),
+    "data.train_shots": Key(
+        0, (0, 100_000), "support examples per class in training; 0: shots (Reptile takes more)"
+    ),
     "data.queries": Key(1, (1, 100_000), "query examples per class in training"),
     "data.rotations": Key(True, None, "each 90-degree rotation is a training class of its own"),
     "data.amplitude": Key((0.1, 5.0), (0.0, 1e6), "lowest and highest (sinusoid)"),
@@ -94,6 +109,11 @@ KEYS = {
     "eval.num_tasks": Key(1000, (2, 10_000_000), "test tasks"),
     "eval.queries": Key(15, (1, 100_000), "query examples per class at validation and test"),
     "eval.num_steps": Key((1, 3), (0, 10_000), "inner steps at test, each scored; 0: as trained"),
+    "eval.best_of": Key(
+        "meta_learner",
+        ("meta_learner", "both"),
+        "whose validation chooses the checkpoint; both: the mean with the co-learner's",
+    ),
     "eval.every": Key(250, _COUNT, "meta-steps between validations"),
     "eval.validation_tasks": Key(200, (2, 10_000_000), "tasks of a validation"),
     "plan.chunk": Key(0, (0, 1_000_000), "tasks computed side by side; 0: chosen by the device"),
@@ -196,20 +216,42 @@ def _check_together(c: ConfigDict) -> None:
             "method=collaborative needs a second head: give one, as in --config.co_learner=linear"
         )
     for name, value, method in (
-        ("inner_optimizer", "sgd", "reptile"),
         ("minibatch", 0, "reptile"),
         ("second_order_after", 0.0, "maml_plus_plus"),
     ):
         if c[name] != value and c.method != method:
             raise ConfigError(f"{name}={c[name]} is for method={method}: leave it out")
+    rates = c.body_rate != 1 or c.sweep == "body_rate"
+    if c.inner_optimizer != "sgd" and (c.method not in OPTIMIZABLE or rates):
+        raise ConfigError(
+            f"inner_optimizer={c.inner_optimizer} is for method={' or '.join(OPTIMIZABLE)}, with "
+            "body_rate=1: leave it out"
+        )
     if c.weight_decay and c.outer_optimizer not in DECAYING:
         raise ConfigError(
             f"weight_decay={c.weight_decay} with outer_optimizer={c.outer_optimizer}: "
             "use --config.outer_optimizer=adamw"
         )
-    if c.co_learner_frozen and (c.co_learner in ("", "none") or c.method == "collaborative"):
+    if c.sweep == "none" and c.sweep_values != KEYS["sweep_values"].default:
+        raise ConfigError(f"sweep_values={c.sweep_values} of what? name it: --config.sweep=SETTING")
+    if c.sweep != "none":
+        key = KEYS[c.sweep]
+        for value in c.sweep_values:
+            if not _valid(value, key):
+                raise ConfigError(f"{c.sweep}={value} in sweep_values: needs {describe_key(key)}")
+        if len(set(c.sweep_values)) < max(1, len(c.sweep_values)):
+            raise ConfigError(f"sweep_values={c.sweep_values}: name each value once")
+    no_co_learner = c.co_learner in ("", "none") or c.method == "collaborative"
+    if c.eval.best_of == "both" and no_co_learner:
+        raise ConfigError("eval.best_of=both needs CML's co-learner: leave it out")
+    if c.co_learner_frozen and no_co_learner:
         raise ConfigError("co_learner_frozen=True needs CML's co-learner: leave it out")
-    if c.method in ("reptile", "maml_plus_plus") and c.body_rate != 1:
+    if c.sweep.startswith("co_learner") and no_co_learner:
+        raise ConfigError(f"sweep={c.sweep} needs CML's co-learner: give one, or leave it out")
+    if c.sweep == "radius" and c.method != "sharp_maml":
+        raise ConfigError("sweep=radius is for method=sharp_maml: leave it out")
+    own_rates = c.method in ("reptile", "maml_plus_plus")
+    if own_rates and (c.body_rate != 1 or c.sweep == "body_rate"):
         raise ConfigError(f"body_rate={c.body_rate} is not for method={c.method}: leave it out")
     if c.method == "reptile" and c.first_order:
         raise ConfigError("first_order=True changes nothing for method=reptile: leave it out")

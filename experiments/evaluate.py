@@ -1,10 +1,10 @@
 """Scores parameters on tasks, with the interval that belongs to every number."""
 
-import math
 import sys
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from experiments.checkpoints import Checkpoints, stop_requested
 from experiments.metrics import read, write_json
 from experiments.platform import make_plan
 from experiments.plots import fits, learning_curve
+from experiments.runs import groups, interval, runs, side_by_side
 from experiments.watch import warnings
 
 
@@ -25,7 +26,8 @@ def evaluate(config, workdir: Path) -> dict:
 
     Every combination of `eval.num_steps`, transductive or not, and who predicts is scored on the
     same `eval.num_tasks` test tasks. The headline is the first: the meta-learner, transductive, at
-    the first of `eval.num_steps`.
+    the first of `eval.num_steps`; of a sweep, with the value that was best in validation. Several
+    seeds have one row, with the interval over seeds.
 
     Returns:
       What results.json holds.
@@ -45,19 +47,27 @@ def evaluate(config, workdir: Path) -> dict:
     trained = read(workdir / "metrics.jsonl")
 
     rows = []
+    labels = groups(config)
     for num_steps in (k or config.num_steps for k in config.eval.num_steps):
-        for who, method in build.test_methods(config, problem, num_steps).items():
+        for who in build.test_methods(config, problem, num_steps):
             if stop_requested():
                 raise KeyboardInterrupt
             modes = (True, False) if problem.batch_statistics else (True,)
-            score = scorer(config, problem, plan, method, "test", modes)
+            method_of = partial(_tested, who, problem, num_steps)
+            score = scorer(config, problem, plan, method_of, "test", modes)
             scores = score(params, images, count=config.eval.num_tasks)
             for transductive, values in zip(modes, scores, strict=True):
-                rows.append(
-                    {"predicts": who, "num_steps": num_steps, "transductive": transductive}
-                    | interval(problem.metric_name, values)
-                )
-                print(f"test: {describe(problem.metric_name, rows[-1])}", file=sys.stderr)
+                about = {"predicts": who, "num_steps": num_steps, "transductive": transductive}
+                values = np.asarray(values).reshape(-1, config.eval.num_tasks)
+                for label, members in labels.items():
+                    about |= {"run": label} if label else {}
+                    rows.append(about | interval(problem.metric_name, values[members]))
+                    print(f"test: {describe(problem.metric_name, rows[-1])}", file=sys.stderr)
+
+    validated = np.atleast_1d(extra["value"])
+    means = {label: validated[members].mean() for label, members in labels.items()}
+    chosen = (max if problem.larger_is_better else min)(means, key=means.get)
+    headline = next(row for row in rows if row.get("run", "") == chosen)
 
     results = {
         "method": config.method,
@@ -75,8 +85,8 @@ def evaluate(config, workdir: Path) -> dict:
             f"{config.eval.every} steps: step {step}",
         },
         "split_hash": problem.split_hash,
-        "validation": {problem.metric_name: extra["value"], "step": step},
-        "test": rows[0],
+        "validation": {problem.metric_name: means[chosen], "step": step},
+        "test": headline,
         "test_all": rows,
         "seed": config.seed,
         "wall_seconds": trained[-1]["seconds"],
@@ -85,14 +95,24 @@ def evaluate(config, workdir: Path) -> dict:
         "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
         | {"cml_jax": cml_jax.__version__},
     }
+    if len(validated) > 1:
+        results["runs"] = [
+            run | {f"validation/{problem.metric_name}": float(value), "best_step": best_step}
+            for run, value, best_step in zip(runs(config), validated, extra["step"], strict=True)
+        ]
     write_json(workdir / "results.json", results)
     learning_curve(
         trained,
         workdir / "learning_curve.png",
         title=workdir.name,
         results=results,
+        groups=labels if len(validated) > 1 else None,
     )
     if problem.curve is not None:
+        run = labels[chosen][0]
+        if len(validated) > 1 or config.sweep != "none":
+            params = jax.tree.map(lambda leaf: leaf[run], params)
+            config = SimpleNamespace(**dict(config.items()) | runs(config)[run])
         fits(_example_fits(config, problem, params), workdir / "fits.png", workdir.name)
     return results
 
@@ -102,7 +122,7 @@ def _example_fits(config, problem, params, count=3):
     x = jnp.linspace(-5.0, 5.0, 200)[:, None]
     examples = []
     for key in task_keys(jax.random.key(config.seed), "test", 0, count):
-        support = problem.sample(key, None, 1).support
+        support = problem.test_sample(key, None).support
         predicted = {}
         for steps in sorted({0, *(k or config.num_steps for k in config.eval.num_steps)}):
             method = build.base_method(config, problem, steps)
@@ -113,47 +133,44 @@ def _example_fits(config, problem, params, count=3):
     return examples
 
 
-def scorer(config, problem, plan, method, split, modes=(True,)):
+def scorer(config, problem, plan, method_of, split, modes=(True,)):
     """A compiled `(params, images, count=n) -> values`: the metric of a split's first n tasks.
 
     Every device takes an equal share; the tasks that fill the last round up are dropped again.
 
     Args:
-      modes: for each, whether it is transductive; `values` is a list with `[n]` for each.
+      method_of: the method from the config of a run.
+      modes: for each, whether it is transductive; `values` is a list with `[n]` for each. Several
+        runs are a leading axis of `params` and of the values.
     """
-    key = jax.random.key(config.seed)
 
     @partial(jax.jit, static_argnames="count")
     def score(params, images, *, count):
         at_a_time = plan.chunk or 32 * plan.devices
         rounds = -(-count // at_a_time)
-        keys = task_keys(key, split, 0, rounds * at_a_time)
 
-        def one_round(keys):
-            keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
-            sample = partial(problem.sample, queries=config.eval.queries)
-            tasks = jax.vmap(sample, (0, None))(keys, images)
-            return [
-                cml_jax.evaluate(method, params, tasks, problem.metric, transductive=mode)
-                for mode in modes
-            ]
+        def one_run(c, params, images):
+            method = method_of(c)
+            keys = task_keys(jax.random.key(c.seed), split, 0, rounds * at_a_time)
 
-        values = jax.lax.map(one_round, keys.reshape(rounds, at_a_time))
-        return [value.reshape(-1)[:count] for value in values]
+            def one_round(keys):
+                keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
+                tasks = jax.vmap(problem.test_sample, (0, None))(keys, images)
+                return [
+                    cml_jax.evaluate(method, params, tasks, problem.metric, transductive=mode)
+                    for mode in modes
+                ]
+
+            values = jax.lax.map(one_round, keys.reshape(rounds, at_a_time))
+            return [value.reshape(-1)[:count] for value in values]
+
+        return side_by_side(config, one_run, (0, None))(params, images)
 
     return score
 
 
-def interval(name: str, values) -> dict[str, float | int]:
-    """Mean (under `name`), sd (ddof 1), n, and the 95% interval's half-width, 1.96 sd / sqrt(n)."""
-    values = np.asarray(values, np.float64)
-    sd = float(values.std(ddof=1))
-    return {
-        name: float(values.mean()),
-        "sd": sd,
-        "num_tasks": values.size,
-        "ci95": 1.96 * sd / math.sqrt(values.size),
-    }
+def _tested(who, problem, num_steps, config):
+    return build.test_methods(config, problem, num_steps)[who]
 
 
 def describe(name: str, row: dict) -> str:
@@ -163,4 +180,8 @@ def describe(name: str, row: dict) -> str:
     number = f"{value:.2%} ± {half:.2%}" if percent else f"{name} {value:.4f} ± {half:.4f}"
     queries = "all queries at once" if row["transductive"] else "each query alone"
     steps = f"{row['num_steps']} inner step" + "s" * (row["num_steps"] > 1)
-    return f"{number} ({row['num_tasks']} tasks, {steps}, {row['predicts']}, {queries})"
+    tasks = f"{row['num_tasks']} tasks"
+    if "num_seeds" in row:
+        tasks = f"{row['num_seeds']} seeds of {tasks}"
+    run = f"{row['run']}: " if "run" in row else ""
+    return f"{run}{number} ({tasks}, {steps}, {row['predicts']}, {queries})"

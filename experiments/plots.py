@@ -19,6 +19,7 @@ def learning_curve(
     path: str | os.PathLike,
     title: str,
     results: Mapping[str, Any] | None = None,
+    groups: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Draws training and validation against meta-steps: accuracy and loss, or the squared error.
 
@@ -27,6 +28,8 @@ def learning_curve(
       path: the picture; its suffix is the format.
       title: above it.
       results: what results.json holds; the test's mean and 95% interval are drawn as a band.
+      groups: of several runs: label to run numbers, as in `experiments.runs.groups`; each has a
+        line, the mean over its seeds, in a band from the lowest to the highest.
     """
     metric = "mse" if any("train/mse" in row for row in rows) else "accuracy"
     figure = _figure(1 if metric == "mse" else 2)
@@ -34,12 +37,10 @@ def learning_curve(
         return
     names = (metric,) if metric == "mse" else (metric, "loss")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        steps, values = _series(rows, f"train/{name}")
-        axes.plot(steps, values, color=_COLORS[0], alpha=0.25, linewidth=0.8)
-        axes.plot(steps, _smooth(values), color=_COLORS[0], label="training")
-        validated = _series(rows, f"validation/{name}")
-        if len(validated[0]):
-            axes.plot(*validated, "o--", color=_COLORS[1], markersize=4, label="validation")
+        if groups:
+            _draw_groups(axes, name, rows, groups)
+        else:
+            _draw_run(axes, name, rows)
         if results is not None and name in results["test"]:
             _draw_test(axes, name, results["test"])
         _finish(axes, name)
@@ -76,6 +77,50 @@ def compare(
     figure.savefig(path, dpi=150)
 
 
+def points(
+    rows: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
+    path: str | os.PathLike,
+    title: str,
+) -> None:
+    """Draws accuracies with their intervals, a line a method, on a scale that parts 98 from 99%.
+
+    Args:
+      rows: method to column to tests, the first of which is drawn: "accuracy" and "ci95".
+      path: the picture; its suffix is the format.
+      title: above it.
+    """
+    figure = _figure(1.5, height=1.2 + 0.42 * len(rows))
+    if figure is None:
+        return
+    axes = figure.subplots()
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    for i, column in enumerate(columns):
+        shift = 0.17 * (i - (len(columns) - 1) / 2)
+        found = [(y, row[column][0]) for y, row in enumerate(rows.values()) if column in row]
+        axes.errorbar(
+            [test["accuracy"] for _, test in found],
+            [y + shift for y, _ in found],
+            xerr=[test["ci95"] for _, test in found],
+            fmt="os^D"[i % 4],
+            color=_COLORS[i % len(_COLORS)],
+            markersize=5,
+            linewidth=1,
+            label=column,
+        )
+    axes.set_xscale("logit")
+    ticks = [0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99]
+    axes.set_xticks(ticks, [f"{100 * tick:g}%" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.invert_yaxis()
+    axes.set_xlabel("test accuracy, all queries at once (logit scale)")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
 def fits(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str) -> None:
     """Draws regression tasks: the true curve, the support points, and what is predicted.
 
@@ -108,7 +153,7 @@ def fits(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str
     figure.savefig(path, dpi=150)
 
 
-def _figure(panels: float):
+def _figure(panels: float, height: float = 3.8):
     """An empty figure, or None without matplotlib."""
     try:
         from matplotlib.figure import Figure
@@ -116,7 +161,7 @@ def _figure(panels: float):
         logging.warning("no picture without matplotlib: pip install 'cml_jax[plots]'")
         return None
     # Not pyplot: it keeps figures alive and asks for a display.
-    return Figure(figsize=(5.5 * panels, 3.8), layout="constrained")
+    return Figure(figsize=(5.5 * panels, height), layout="constrained")
 
 
 def _series(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -140,6 +185,35 @@ def _draw_test(axes, name: str, test: Mapping[str, Any]) -> None:
     number = f"{mean:.2%} ± {half:.2%}" if name == "accuracy" else f"{mean:.3g} ± {half:.2g}"
     axes.axhline(mean, color=_COLORS[2], linestyle="-.", label=f"test {number}")
     axes.axhspan(mean - half, mean + half, color=_COLORS[2], alpha=0.15, linewidth=0)
+
+
+def _draw_run(axes, name: str, rows: Sequence[Row]) -> None:
+    steps, values = _series(rows, f"train/{name}")
+    axes.plot(steps, values, color=_COLORS[0], alpha=0.25, linewidth=0.8)
+    axes.plot(steps, _smooth(values), color=_COLORS[0], label="training")
+    validated = _series(rows, f"validation/{name}")
+    if len(validated[0]):
+        axes.plot(*validated, "o--", color=_COLORS[1], markersize=4, label="validation")
+
+
+def _draw_groups(axes, name: str, rows: Sequence[Row], groups: Mapping[str, Sequence[int]]) -> None:
+    split = "validation" if any(f"validation/{name}/0" in row for row in rows) else "train"
+    for i, (label, members) in enumerate(groups.items()):
+        # A run that is not finite any more has no value: its line ends, the others' go on.
+        values = [[row.get(f"{split}/{name}/{m}") for m in members] for row in rows]
+        values = np.array(values, float)
+        kept = np.isfinite(values).any(1)
+        steps = np.array([row["step"] for row in rows])[kept]
+        values = np.ma.masked_invalid(values[kept])
+        if split == "train":
+            values = np.stack([_smooth(v) for v in values.T], 1)
+        style = {"color": _COLORS[i % len(_COLORS)], "linestyle": _STYLES[i % len(_STYLES)]}
+        seeds = f"{len(members)} seeds" if len(members) > 1 else ""
+        label = ", ".join(filter(None, [split, label, seeds]))
+        axes.plot(steps, values.mean(1), label=label, **style)
+        axes.fill_between(
+            steps, values.min(1), values.max(1), color=style["color"], alpha=0.15, linewidth=0
+        )
 
 
 def _finish(axes, label: str) -> None:

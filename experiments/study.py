@@ -12,90 +12,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 from experiments.metrics import read, write_json
-from experiments.plots import compare
+from experiments.plots import compare, points
+from experiments.studies import STUDIES, Study
 
 _RESULTS = Path("docs/results")
-
-
-class Study(NamedTuple):
-    """Runs that differ in a few settings.
-
-    Attributes:
-      title: of the section.
-      published: what the papers report, and what to know in comparing.
-      config: the value of `--config`.
-      runs: label to the overrides, as on the command line without `--config.`.
-      curve: the number of metrics.jsonl that the picture shows.
-      notes: what was found and tried, where a result needs words.
-    """
-
-    title: str
-    published: str
-    config: str
-    runs: dict[str, tuple[str, ...]]
-    curve: str
-    notes: str = ""
-
-
-_CML = ("co_learner=conv",)
-_GA = ("weighting=gradient_agreement",)
-
-STUDIES = {
-    "omniglot": Study(
-        title="Omniglot, 5-way 1-shot",
-        published="Published: MAML 98.7 ± 0.4 (600 tasks, transductive, 60,000 meta-steps, three "
-        "inner steps at test), gradient agreement 98.6 ± 0.63; the CML paper's untuned MAML 91.78 "
-        "and CML 93.99.",
-        config="configs/omniglot.py",
-        runs={"MAML": (), "MAML + CML": _CML, "MAML + agreement": _GA},
-        curve="validation/accuracy",
-        notes="With all queries at once CML is ahead of MAML by 0.3 points, inside the interval; "
-        "its validation curve is ahead until the rate has decayed. With each query alone CML is "
-        "0.3 points behind, also inside the interval, and the co-learner of the released code, "
-        "best of all with all queries at once (99.6%), loses four points. Training only ever saw "
-        "batches of 25 queries, and all at once is 5 here; whether the co-learner uses what they "
-        "tell of each other, or just suffers more from other batch statistics, was not separated. "
-        "Agreement ends within 0.15 "
-        "points of MAML either way; 2% of its weights are negative. Rates and queries were chosen "
-        "in short runs on another random cut of the characters, so not blind to the test classes.",
-    ),
-    "sinusoid": Study(
-        title="Sinusoids, 5 points, MAML's protocol",
-        published="Published (MAML, 70,000 meta-steps): squared error 0.67 / 0.38 / 0.35 after "
-        "1 / 5 / 10 inner steps. CML's paper gives a figure and no number.",
-        config="configs/sinusoid.py",
-        runs={"MAML": (), "MAML + CML": ("co_learner=mlp",), "MAML + agreement": _GA},
-        curve="validation/mse",
-        notes="CML is within the interval of MAML, CML-dagger is better than both after 5 and 10 "
-        "steps. Agreement is worse at every number of steps; the share of negative weights grows "
-        "as under Reptile, below.",
-    ),
-    "sinusoid_agreement": Study(
-        title="Sinusoids, 10 points, Reptile",
-        published="Published (Eshratifar et al., section 4.1; 1,000 tasks): Reptile 0.13, gradient "
-        "agreement 0.08. The paper states neither its rates, nor its meta-batch, nor the inner "
-        "steps at test.",
-        config="configs/sinusoid.py:agreement",
-        runs={
-            "Reptile": (),
-            "Reptile + agreement": _GA,
-            "Reptile, rate 0.1": ("outer_learning_rate=0.1",),
-            "Reptile + agreement, rate 0.1": (*_GA, "outer_learning_rate=0.1"),
-        },
-        curve="validation/mse",
-        notes="The paper's gain is not reproduced. Seen: 12% of the agreement weights are negative "
-        "in the first tenth of training, 23% in the last, and the norm of the weighted sum falls "
-        "from 0.53 to 0.43 (Reptile's mean: 0.26 to 0.18). A likely reason, not tested by itself: "
-        "near convergence displacements cancel and weights take both signs, but as their absolute "
-        "values sum to one the step does not shrink as a mean does. At the small rate agreement "
-        "is ahead early, and only there. Also tried, squared error after 5 inner steps: 16 tasks a "
-        "step (--config.tasks_per_step=16) at rate 0.3, 0.65 without and 0.74 with agreement; at "
-        "1.0, 0.30 and 0.61. The rates and the 5 tasks were chosen by looking at these test tasks.",
-    ),
-}
 
 
 def main(names: list[str]) -> int:
@@ -132,7 +54,10 @@ def _make(name: str, study: Study) -> bool:
         if (workdir / "fits.png").exists():
             shutil.copy(workdir / "fits.png", _RESULTS / f"{name}-{workdir.name}.png")
     write_json(_RESULTS / f"{name}.json", results)
-    compare(curves, _RESULTS / f"{name}.png", study.title, study.curve)
+    if study.curve:
+        compare(curves, _RESULTS / f"{name}.png", study.title, study.curve)
+    else:
+        points(_cells(results), _RESULTS / f"{name}.png", study.title)
     return True
 
 
@@ -145,27 +70,60 @@ that had other work at times.
 """
 
 
-def _section(name: str, path: Path) -> str:
-    study, results = STUDIES[name], json.loads(path.read_text())
+_WITH = " + CML"
+_COLUMNS = {"meta-learner": "CML", "co-learner (paper)": "CML-dagger, paper"}
+_COLUMNS["co-learner (released code)"] = "CML-dagger, released"
+
+
+def _cells(results: dict) -> dict[str, dict[str, list[dict]]]:
+    """Method to column to tests, where a label that ends in " + CML" is a column of its method."""
+    cells: dict[str, dict[str, list[dict]]] = {}
+    for label, result in results.items():
+        row = cells.setdefault(label.removesuffix(_WITH), {})
+        for test in result["test_all"]:
+            column = _COLUMNS[test["predicts"]] if label.endswith(_WITH) else "alone"
+            if label.endswith(_WITH) or test["predicts"] == "meta-learner":
+                row.setdefault(column, []).append(test)
+    return cells
+
+
+def _pivot(results: dict) -> list[str]:
+    """A table with a row a method: what it reaches alone, under CML, and as CML-dagger."""
+    columns = ["alone", *_COLUMNS.values()]
+    lines = [_line(["method", *columns]), _line(["---"] * (1 + len(columns)))]
+    for method, row in _cells(results).items():
+        texts = []
+        for column in columns:
+            at_once, alone = row.get(column, [None, None])
+            texts.append(f"{_percent(at_once)} ({100 * alone['accuracy']:.2f})" if at_once else "-")
+        lines.append(_line([method, *texts]))
+    return [*lines, "", "All queries at once; in parentheses each query alone."]
+
+
+def _percent(test: dict) -> str:
+    return f"{100 * test['accuracy']:.2f} ± {100 * test['ci95']:.2f}"
+
+
+def _table(results: dict) -> list[str]:
+    """A table with a row for every test of every run."""
     rows = {label: result["test_all"] for label, result in results.items()}
     percent = "accuracy" in next(iter(rows.values()))[0]
     header = ["run", "predicts", "inner steps"]
     header += ["all queries at once", "each query alone"] if percent else ["mean squared error"]
-    lines = [
-        f"## {study.title}",
-        "",
-        study.published,
-        "",
-        _line(header),
-        _line(["---"] * len(header)),
-    ]
+    lines = [_line(header), _line(["---"] * len(header))]
     for label, tests in rows.items():
         cells = {}
         for test in tests:
-            mean, half = (test[k] * (100 if percent else 1) for k in (_metric(percent), "ci95"))
-            number = f"{mean:.2f} ± {half:.2f}" if percent else f"{mean:.3f} ± {half:.3f}"
+            number = _percent(test) if percent else f"{test['mse']:.3f} ± {test['ci95']:.3f}"
             cells.setdefault((test["predicts"], test["num_steps"]), []).append(number)
         lines += [_line([label, who, str(steps), *c]) for (who, steps), c in cells.items()]
+    return lines
+
+
+def _section(name: str, path: Path) -> str:
+    study, results = STUDIES[name], json.loads(path.read_text())
+    lines = [f"## {study.title}", "", study.published, ""]
+    lines += _table(results) if study.curve else _pivot(results)
     first = next(iter(results.values()))
     lines += ["", f"{first['test']['num_tasks']} test tasks, {first['plan']}."]
     lines += [f"\n![{study.title}](results/{name}.png)\n"]
@@ -183,11 +141,7 @@ def _section(name: str, path: Path) -> str:
 
 
 def _file_name(label: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", label.lower())
-
-
-def _metric(percent: bool) -> str:
-    return "accuracy" if percent else "mse"
+    return re.sub(r"[^a-z0-9.]+", "-", label.lower().replace("++", "-plus-plus"))
 
 
 def _line(cells: list[str]) -> str:

@@ -1,18 +1,21 @@
 """Meta-training: one flat loop, read from top to bottom."""
 
-import math
 import time
 from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 import cml_jax
 from cml_jax.tasks import task_keys
 from experiments import build, platform, watch
+from experiments.best import Best, no_best
 from experiments.checkpoints import Checkpoints, stop_requested
-from experiments.evaluate import interval, scorer
+from experiments.evaluate import scorer
 from experiments.metrics import MetricsFile, Progress, read
+from experiments.runs import names, runs, side_by_side
 
 
 def train(config, workdir: Path) -> bool:
@@ -33,16 +36,22 @@ def train(config, workdir: Path) -> bool:
     state = build.initial_state(config, problem)
     checkpoints = Checkpoints(workdir)
     restored = checkpoints.restore_last(state)
-    best, seconds = None, 0.0
+    best = no_best(state.params, state.step.shape, problem.larger_is_better)
+    seconds = 0.0
     if restored is not None:
         _, state, extra = restored
-        best, seconds = extra["best"], extra["seconds"]
-    step = int(state.step)
+        seconds = extra["seconds"]
+        if restored := checkpoints.restore_best({"params": state.params}):
+            best = Best(restored[1]["params"], restored[2])
+    step = int(state.step.max())
 
     state = jax.device_put(state, plan.replicated)
+    best = best._replace(params=jax.device_put(best.params, plan.replicated))
     images = {split: jax.device_put(a, plan.replicated) for split, a in problem.data.items()}
-    base = build.base_method(config, problem, config.num_steps)
-    validate = scorer(config, problem, plan, base, "validation")
+    validators = {
+        who: scorer(config, problem, plan, partial(_validated, who, problem), "validation")
+        for who in build.validated(config, problem)
+    }
 
     log = MetricsFile(workdir / "metrics.jsonl", step, config.tensorboard)
     warned = watch.warnings(config, read(workdir / "metrics.jsonl"))
@@ -60,29 +69,32 @@ def train(config, workdir: Path) -> bool:
         boundary = min((step // config.eval.every + 1) * config.eval.every, config.train_steps)
         steps = min(plan.steps_per_dispatch, boundary - step)
         state, seen = advance(state, images["train"], steps)
-        step, skipped = step + steps, int(seen.skipped)
-        kept = steps - skipped or math.nan
-        report = {f"train/{k}": float(v) / kept for k, v in seen.sums.items()}
-        if config.non_finite == "skip":
-            report["skipped"] = skipped
-        lost = lost + steps if skipped == steps else 0
-        stop = (skipped and config.non_finite == "stop") or lost >= watch.LOST_STEPS
-        if stop or not seen.params_finite:
-            what = watch.not_finite(config, seen, step, lost)
-            raise FloatingPointError(f"{what}; the checkpoints are kept in {workdir}")
+        seen = jax.tree.map(np.asarray, seen)
+        step += steps
+        lost = lost + steps if (seen.skipped == steps).all() else 0
+        if line := watch.must_stop(config, seen, step, lost):
+            raise FloatingPointError(f"{line}; the checkpoints are kept in {workdir}")
+        report = {}
+        for metric, values in watch.means(seen, steps).items():
+            report |= _by_run(config, f"train/{metric}", values)
+        if config.non_finite == "skip" or seen.skipped.any():
+            report["skipped"] = seen.skipped.sum()
         elapsed, clock = time.monotonic() - clock, time.monotonic()
-        report["tasks_per_second"] = steps * config.tasks_per_step / elapsed
+        tasks = steps * config.tasks_per_step * len(runs(config))
+        report["tasks_per_second"] = tasks / elapsed
         report["seconds"] = seconds + clock - started
         if step == boundary:
-            [values] = validate(
-                state.params, images["validation"], count=config.eval.validation_tasks
-            )
-            value = report[f"validation/{name}"] = interval(name, values)[name]
-            sign = 1 if problem.larger_is_better else -1
-            better = best is None or sign * value > sign * best["value"]
-            if math.isfinite(value) and better:
-                best = {"value": value, "step": step}
-                checkpoints.save_best(step, {"params": state.params}, best)
+            values = []
+            for who, validate in validators.items():
+                count = config.eval.validation_tasks
+                [scores] = validate(state.params, images["validation"], count=count)
+                values.append(np.asarray(scores, np.float64).mean(-1))
+                report |= _by_run(config, f"{who}/{name}", values[-1])
+            value = np.mean(values, 0)
+            new = best.after(state.params, value, step, problem.larger_is_better)
+            if new is not best:
+                best = new
+                checkpoints.save_best(step, {"params": best.params}, best.about)
             clock = time.monotonic()
         progress.update(step, log.write(step, report))
         if step == boundary:
@@ -91,12 +103,12 @@ def train(config, workdir: Path) -> bool:
                     progress.say(f"warning: {line}")
                     warned.append(line)
         if step == boundary or clock - saved > 60 * config.checkpoint_every_minutes:
-            checkpoints.save_last(step, state, {"best": best, "seconds": report["seconds"]})
+            checkpoints.save_last(step, state, {"seconds": report["seconds"]})
             saved = time.monotonic()
     if step < config.train_steps:
         seconds += time.monotonic() - started
-        checkpoints.save_last(step, state, {"best": best, "seconds": seconds})
-    elif best is None:
+        checkpoints.save_last(step, state, {"seconds": seconds})
+    elif not np.any(best.about["step"]):
         raise FloatingPointError(
             f"validation/{name} was never finite: lower "
             f"--config.inner_learning_rate={config.inner_learning_rate} in a new run"
@@ -110,40 +122,55 @@ def compile_steps(config, problem, plan, state, images):
     """Compiles `(state, images, steps) -> (state, watch.Seen)`: meta-steps and what they report.
 
     A step that is not finite leaves the state as it was, whatever `config.non_finite` is. The
-    number of steps is traced: one program for the last, shorter dispatch too.
+    number of steps is traced: one program for the last, shorter dispatch too. Several runs are a
+    leading axis of the state and of what is seen.
     """
-    optimizer = build.outer_optimizer(config)
     weigh = getattr(cml_jax, config.weighting)
     sharp = config.method == "sharp_maml" and config.sharp in ("upper", "both")
-    radius = config.radius if sharp else None
     metrics = {"loss": problem.loss, problem.metric_name: problem.metric}
-    key = jax.random.key(config.seed)
-    sample = partial(problem.sample, queries=config.data.queries)
 
-    def one_step(state, images):
-        keys = task_keys(key, "train", state.step * config.tasks_per_step, config.tasks_per_step)
+    def one_step(c, state, images):
+        key, count = jax.random.key(c.seed), c.tasks_per_step
+        keys = task_keys(key, "train", state.step * count, count)
         keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
-        tasks = jax.vmap(sample, (0, None))(keys, images)
-        method = build.train_method(config, problem, plan.remat, state.step / config.train_steps)
+        tasks = jax.vmap(problem.train_sample, (0, None))(keys, images)
         return cml_jax.meta_step(
-            method,
-            optimizer,
+            build.train_method(c, problem, plan.remat, state.step / c.train_steps),
+            build.outer_optimizer(c),
             state,
             tasks,
             weigh=weigh,
-            weigh_on=config.weigh_on,
-            radius=radius,
+            weigh_on=c.weigh_on,
+            radius=c.radius if sharp else None,
             chunk=plan.chunk,
             metrics=metrics,
         )
 
-    def advance(state, images, steps):
-        def body(_, carry):
-            before, seen = carry
-            return watch.keep_finite(before, *one_step(before, images), seen)
+    def watched(c, state, seen, images):
+        return watch.keep_finite(state, *one_step(c, state, images), seen)
 
-        start = watch.nothing_seen(jax.eval_shape(one_step, state, images)[1])
-        state, seen = jax.lax.fori_loop(0, steps, body, (state, start))
-        return state, watch.look_at_params(seen, state.params)
+    first = side_by_side(config, lambda c, *a: watch.nothing_seen(one_step(c, *a)[1]), (0, None))
+    all_runs = side_by_side(config, watched, (0, 0, None))
+    look = side_by_side(config, lambda _, *a: watch.look_at_params(*a), (0, 0))
+
+    def advance(state, images, steps):
+        shapes = jax.eval_shape(first, state, images)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        carry = (state, zeros)
+        state, seen = jax.lax.fori_loop(0, steps, lambda _, c: all_runs(*c, images), carry)
+        return state, look(seen, state.params)
 
     return jax.jit(advance, donate_argnums=0).lower(state, images, 1).compile()
+
+
+def _validated(who, problem, config):
+    return build.validated(config, problem)[who]
+
+
+def _by_run(config, name, values):
+    """A metric as rows have it: the mean over runs, and each run's own, behind its number."""
+    parts = names(config)
+    finite = values[np.isfinite(values)]
+    mean = finite.mean() if parts and finite.size else np.mean(values)
+    own = parts if name.endswith(("loss", "accuracy", "mse")) else []
+    return {name: mean} | {f"{name}/{part}": values[int(part)] for part in own}

@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cml_jax.types import MetaState, Metrics, Params
 from experiments.metrics import Row
+from experiments.runs import names, runs
 
 LOST_STEPS = 100  # skipped without a good one between: `non_finite=skip` gives up
 
@@ -77,26 +79,40 @@ def look_at_params(seen: Seen, params: Params) -> Seen:
     return seen._replace(params_finite=jnp.stack(leaves).all())
 
 
-def not_finite(config, seen: Seen, step: int, lost: int) -> str:
-    """What was not finite, in which step, on which tasks, and the remedy: one line.
+def means(seen: Seen, steps: int) -> dict[str, np.ndarray]:
+    """The metrics of a dispatch of so many steps: means over those kept, NaN where none was."""
+    kept = steps - seen.skipped
+    return {k: np.where(kept > 0, v / np.maximum(kept, 1), np.nan) for k, v in seen.sums.items()}
+
+
+def must_stop(config, seen: Seen, step: int, lost: int) -> str:
+    """What was not finite, in which step, on which tasks, and the remedy; "" to go on.
+
+    Of several runs, one that diverges does not end the others: its steps are skipped.
 
     Args:
       config: the run's.
-      seen: of a dispatch that skipped a step, or whose parameters are not finite.
+      seen: of a dispatch, numpy.
       step: meta-steps made.
-      lost: of those, skipped in a row.
+      lost: of those, skipped in a row (by all runs).
     """
+    stopped = config.non_finite == "stop" and (seen.skipped > 0).all()
+    if seen.params_finite.any() and not stopped and lost < LOST_STEPS:
+        return ""
+    if seen.first.ndim:  # of several runs, the first speaks for all
+        seen = jax.tree.map(lambda leaf: leaf[0], seen)
+    settings = dict(config.items()) | runs(config)[0]
+    seed, tasks = settings["seed"], config.tasks_per_step
     remedy = (
-        f"lower --config.inner_learning_rate={config.inner_learning_rate} or "
-        f"--config.outer_learning_rate={config.outer_learning_rate} in a new run"
+        f"lower --config.inner_learning_rate={settings['inner_learning_rate']} or "
+        f"--config.outer_learning_rate={settings['outer_learning_rate']} in a new run"
     )
-    if not seen.params_finite:
+    bad = [f"train/{k} is {v}" for k, v in seen.report.items() if not np.isfinite(v)]
+    if not bad:
         return f"a parameter is not finite behind step {step}: {remedy}"
-    step, tasks = int(seen.first), config.tasks_per_step
-    bad = [f"train/{k} is {float(v)}" for k, v in seen.report.items() if not jnp.isfinite(v)]
     line = (
-        f"{bad[0]} in step {step}, on tasks {(step - 1) * tasks}-{step * tasks - 1} of seed "
-        f"{config.seed}: {remedy}"
+        f"{bad[0]} in step {seen.first}, on tasks {(seen.first - 1) * tasks}-"
+        f"{seen.first * tasks - 1} of seed {seed}: {remedy}"
     )
     if config.non_finite == "skip":
         return f"{lost} steps in a row were skipped; {line}"
@@ -115,6 +131,8 @@ def warnings(config, rows: list[Row]) -> list[str]:
     - gradient: a stretch with a norm below 1e-7, what float32 leaves of a one;
     - steps that were skipped.
 
+    Of several runs each is looked at by itself where its own numbers are reported.
+
     Args:
       config: the run's.
       rows: its reports so far. More of them never take a warning back.
@@ -124,31 +142,36 @@ def warnings(config, rows: list[Row]) -> list[str]:
     """
     length = max(100, config.train_steps // 10)
     stretches = list(_stretches(rows, length))
-    start = next(_stretches(rows, length // 10), None)
-    tasks, found = config.tasks_per_step, {}
-    if len(stretches) > 1 and "loss" in stretches[1] and "loss" in start:
-        loss, first = stretches[1]["loss"], start["loss"]
-        if loss > 0.95 * first:
-            found["loss"] = (
-                f"the loss does not fall: {first:.3g} at the start, {loss:.3g} in "
-                f"{stretches[1]['steps']}; change --config.outer_learning_rate"
-            )
-    for means in stretches:
-        steps, accuracy = means["steps"], means.get("accuracy", 1.0)
-        if accuracy < 1 / config.data.ways + 0.02 * (1 - 1 / config.data.ways):
-            found.setdefault(
-                "accuracy",
-                f"accuracy is at chance, {accuracy:.1%} of {config.data.ways} classes, in {steps}; "
-                "change --config.inner_learning_rate or --config.outer_learning_rate",
-            )
-        if means.get("gradient_norm", 1.0) < 1e-7:
+    start = next(_stretches(rows, length // 10), {})
+    tasks, chance, found = config.tasks_per_step, 1 / config.data.ways, {}
+    for run in names(config) or [""]:
+        loss, accuracy = (f"{name}/{run}".rstrip("/") for name in ("loss", "accuracy"))
+        label = f"run {run}: " if run else ""
+        if len(stretches) > 1 and loss in stretches[1] and loss in start:
+            if stretches[1][loss] > 0.95 * start[loss]:
+                found[loss] = (
+                    f"{label}the loss does not fall: {start[loss]:.3g} at the start, "
+                    f"{stretches[1][loss]:.3g} in {stretches[1]['steps']}; change "
+                    "--config.outer_learning_rate"
+                )
+        for stretch in stretches:
+            if stretch.get(accuracy, 1.0) < chance + 0.02 * (1 - chance):
+                found.setdefault(
+                    accuracy,
+                    f"{label}accuracy is at chance, {stretch[accuracy]:.1%} of {config.data.ways} "
+                    f"classes, in {stretch['steps']}; change --config.inner_learning_rate or "
+                    "--config.outer_learning_rate",
+                )
+    for stretch in stretches:
+        steps = stretch["steps"]
+        if stretch.get("gradient_norm", 1.0) < 1e-7:
             found.setdefault(
                 "gradient",
-                f"the gradient vanishes, {means['gradient_norm']:.1e} in {steps}; raise "
+                f"the gradient vanishes, {stretch['gradient_norm']:.1e} in {steps}; raise "
                 "--config.inner_learning_rate, or start from another --config.seed",
             )
-        if config.weighting == "gradient_agreement" and "weight_max" in means:
-            high, low = means["weight_max"], means["weight_min"]
+        if config.weighting == "gradient_agreement" and "weight_max" in stretch:
+            high, low = stretch["weight_max"], stretch["weight_min"]
             if high > 0.99:
                 found.setdefault(
                     "agreement",

@@ -1,6 +1,6 @@
 """What every method is tested on: a new method is one line of METHODS."""
 
-from functools import cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from cml_jax import (
     maml_plus_plus,
     meta_sgd,
     reptile,
+    reptile_released,
     sharp_maml,
     squared_error,
 )
@@ -41,12 +42,14 @@ METHODS = {
     "reptile_adam": partial(
         reptile, optimizer=optax.adam(0.02, b1=0.0, eps_root=1e-8), num_steps=3
     ),
+    "reptile_released": partial(
+        reptile_released, optimizer=optax.adam(0.02, b1=0.0), num_steps=3, minibatch=2
+    ),
 }
 # By name, so that a failure says which and a compiled function is found again.
 COMBINATIONS = [name + suffix for name in METHODS for suffix in ("", "+cml")]
 
 
-@cache
 def build(name, model=MODEL, co_learner=CO_LEARNER, loss=squared_error, scale=0.5):
     """`METHODS[name](model, loss)`; `name` may end in "+cml"."""
     if name.endswith("+cml"):
@@ -63,7 +66,10 @@ def quadratic_loss(outputs, targets):
 
 QUADRATIC = Model(
     lambda key, inputs: {"body": jnp.array([0.4, -0.2]), "head": jnp.array([0.7])},
-    lambda p, matrix: ((jnp.concatenate([p["body"], p["head"]]), matrix), p["body"]),
+    lambda p, matrix: (
+        (jnp.concatenate([p["body"], p["head"]]), matrix),
+        (p["body"], matrix),
+    ),
 )
 
 
@@ -82,7 +88,7 @@ def sinusoids(num_tasks=8, seed=0):
 def start(method, inputs, seed=0):
     """The first parameters, in the dtype of `inputs`; the models themselves start in float32."""
     params = method.init(jax.random.key(seed), inputs.astype(jnp.float32))
-    return jax.tree.map(lambda x: x.astype(inputs.dtype), params)
+    return double(params) if inputs.dtype == jnp.float64 else params
 
 
 def first(tasks):
@@ -105,6 +111,12 @@ def after(method, task):
         return method.objective(params, adapted, task.query)[0]
 
     return outer_loss
+
+
+def meta_gradient(method, params, task):
+    """The gradient of the outer loss with respect to all that is trained."""
+    trained = {name: part for name, part in params.items() if name != "carried"}
+    return jax.grad(lambda trained: after(method, task)(params | trained))(trained)
 
 
 def finite_difference(function, params, step=1e-5):

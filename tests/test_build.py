@@ -73,7 +73,7 @@ def test_the_multi_step_loss_ends_where_it_should():
     config = sinusoids("maml_plus_plus", multi_step_until=0.5, second_order_after=0.0)
     problem = build.problem(config)
     params = build.initial_state(config, problem).params
-    task = problem.sample(jax.random.key(0), None, 5)
+    task = problem.train_sample(jax.random.key(0), None)
 
     def reported(progress):
         method = build.train_method(config, problem, progress=progress)
@@ -116,6 +116,23 @@ def test_the_co_learner_has_an_outer_rate_of_its_own():
         np.testing.assert_allclose(updates["co_learner"], -rate * expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", KEYS["inner_optimizer"].allowed)
+def test_every_inner_optimizer_adapts_and_is_differentiated(name):
+    config = sinusoids(inner_optimizer=name)
+    problem = build.problem(config)
+    params = build.initial_state(config, problem).params
+    task = problem.train_sample(jax.random.key(0), None)
+    method = build.train_method(config, problem)
+
+    def after(params):
+        return method.objective(params, method.adapt(params, task.support), task.support)[0]
+
+    loss, gradient = jax.jit(jax.value_and_grad(after))(params)
+    before = build.base_method(config, problem, 0)
+    assert loss < before.objective(params, params["base"], task.support)[0]
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
 @pytest.mark.parametrize("name", KEYS["outer_optimizer"].allowed)
 def test_every_outer_optimizer_moves_against_the_gradient(name):
     config = sinusoids(outer_optimizer=name, outer_schedule="cosine", max_gradient_norm=1.0)
@@ -140,7 +157,7 @@ def test_the_bodys_rate_is_its_own():
     config = sinusoids(body_rate=0.0)
     problem = build.problem(config)
     params = build.initial_state(config, problem).params
-    task = problem.sample(jax.random.key(0), None, 5)
+    task = problem.train_sample(jax.random.key(0), None)
     adapted = build.base_method(config, problem, 2).adapt(params, task.support)
     jax.tree.map(np.testing.assert_array_equal, adapted["body"], params["base"]["body"])
     heads = zip(
@@ -154,7 +171,8 @@ def test_the_bodys_rate_is_its_own():
     [
         ({"method": "collaborative", "co_learner": "none"}, "needs a second head"),
         ({"minibatch": 3}, "minibatch=3 is for method=reptile"),
-        ({"inner_optimizer": "adam"}, "inner_optimizer=adam is for method=reptile"),
+        ({"method": "meta_sgd", "inner_optimizer": "adam"}, "inner_optimizer=adam is for method="),
+        ({"inner_optimizer": "adam", "body_rate": 0.5}, "with body_rate=1: leave it out"),
         ({"second_order_after": 0.5}, "second_order_after=0.5 is for method=maml_plus_plus"),
         ({"weight_decay": 0.1}, "use --config.outer_optimizer=adamw"),
         ({"co_learner_frozen": True}, "co_learner_frozen=True needs CML's co-learner"),

@@ -8,7 +8,7 @@ import pytest
 from battery import assert_close, assert_same, finite_difference
 from jax.flatten_util import ravel_pytree
 
-from cml_jax.inner import gradient_descent, sgd
+from cml_jax.inner import check_differentiable, gradient_descent, sgd
 
 PARAMS = {"body": {"w": np.array([0.3, -0.7])}, "head": {"w": np.array([0.5, 0.2])}}
 
@@ -94,6 +94,57 @@ def test_a_dead_unit_leaves_adam_finite(params):
 
     for leaf in jax.tree.leaves(jax.grad(after)(params)):
         assert np.isfinite(leaf).all()
+
+
+LABELS = {"body": "slow", "head": "fast"}
+
+
+def by_part(**settings):
+    rules = {"slow": optax.sgd(0.1), "fast": optax.adam(0.1, **settings)}
+    return optax.multi_transform(rules, LABELS)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.sgd(0.1, momentum=0.9),
+        optax.adam(0.1, eps_root=1e-8),
+        optax.rmsprop(0.1),
+        optax.adagrad(0.1),
+        optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)),
+        by_part(eps_root=1e-8),
+    ],
+    ids=["momentum", "adam", "rmsprop", "adagrad", "clipped", "by part"],
+)
+def test_differentiable_optimisers_are_taken(params, optimizer):
+    check_differentiable(optimizer, params)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.adam(0.1),
+        optax.adamw(0.1, b1=0.0),
+        optax.rmsprop(0.1, eps_in_sqrt=False),
+        optax.adagrad(0.1, initial_accumulator_value=0.0, eps=0.0),
+        by_part(),
+    ],
+    ids=["adam", "adamw", "rmsprop", "adagrad", "by part"],
+)
+def test_optimisers_without_a_derivative_at_zero_are_refused(params, optimizer):
+    with pytest.raises(ValueError, match="optimizer: .* eps_root=1e-8") as error:
+        check_differentiable(optimizer, params)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_traced_of_an_optimiser_may_be(params):
+    def check(rate, step):
+        check_differentiable(optax.adam(lambda _: rate / (1.0 + step), eps_root=1e-8), params)
+        with pytest.raises(ValueError, match="eps_root"):
+            check_differentiable(optax.adam(rate), params)
+        return rate
+
+    jax.jit(jax.vmap(jax.grad(check)))(jnp.ones(2), jnp.ones(2))
 
 
 def test_a_traced_learning_rate_has_its_derivative(params):

@@ -1,4 +1,4 @@
-"""The base methods against closed forms, finite differences and the one battery."""
+"""The base methods against finite differences, each other, and what they must not touch."""
 
 from functools import partial
 
@@ -11,7 +11,6 @@ from battery import (
     COMBINATIONS,
     METHODS,
     MODEL,
-    QUADRATIC,
     after,
     assert_close,
     assert_same,
@@ -19,12 +18,9 @@ from battery import (
     double,
     finite_difference,
     first,
-    quadratic_batch,
-    quadratic_loss,
     sinusoids,
     start,
 )
-from jax.flatten_util import ravel_pytree
 
 import cml_jax
 from cml_jax import Batch, MetaState, Task, cross_entropy, squared_error
@@ -34,42 +30,6 @@ from cml_jax.models.conv import ConvHead
 SECOND_ORDER = [c for c in COMBINATIONS if c.startswith(("maml", "anil", "boil"))]
 
 
-RATE, STEPS = 0.15, 4
-
-
-@pytest.mark.parametrize(
-    "method, rates, first_order",
-    [
-        (partial(cml_jax.maml, learning_rate=RATE), (1, 1, 1), False),
-        (partial(cml_jax.fomaml, learning_rate=RATE), (1, 1, 1), True),
-        (partial(cml_jax.anil, learning_rate=RATE), (0, 0, 1), False),
-        (partial(cml_jax.boil, learning_rate=RATE), (1, 1, 0), False),
-        (
-            partial(cml_jax.maml, learning_rate={"body": RATE / 2, "head": RATE}),
-            (0.5, 0.5, 1),
-            False,
-        ),
-        (partial(cml_jax.maml, learning_rate=RATE, remat=True), (1, 1, 1), False),
-    ],
-    ids=["maml", "fomaml", "anil", "boil", "maml, two rates", "maml, remat"],
-)
-def test_closed_form_on_a_quadratic(x64, method, rates, first_order):
-    method = method(QUADRATIC, quadratic_loss, num_steps=STEPS)
-    task = Task(quadratic_batch(0), quadratic_batch(1))
-    params = method.init(None, None)
-    (a_s, c_s), (a_q, c_q) = task.support, task.query
-    theta = ravel_pytree(params)[0]
-    jacobian = np.linalg.matrix_power(np.eye(3) - RATE * np.diag(rates) @ a_s, STEPS)
-    adapted = c_s + jacobian @ (theta - c_s)
-    gradient = a_q @ (adapted - c_q)
-    gradient = gradient if first_order else jacobian.T @ gradient
-
-    actual = method.adapt(params, task.support)
-    np.testing.assert_allclose(ravel_pytree(actual)[0], adapted, rtol=1e-12)
-    actual = jax.jit(jax.grad(after(method, task)))(params)
-    np.testing.assert_allclose(ravel_pytree(actual)[0], gradient, rtol=1e-12)
-
-
 @pytest.mark.parametrize("name", SECOND_ORDER)
 def test_meta_gradient_is_the_finite_difference(x64, name):
     method, task = build(name), double(first(sinusoids()))
@@ -77,6 +37,63 @@ def test_meta_gradient_is_the_finite_difference(x64, name):
     outer_loss = after(method, task)
     gradient = jax.jit(jax.grad(outer_loss))(params)
     assert_close(gradient, finite_difference(outer_loss, params), 1e-7)
+
+
+def huber(outputs, targets):
+    return jnp.mean(optax.losses.huber_loss(outputs, targets, delta=0.5))
+
+
+@pytest.mark.parametrize(
+    "method, optimizer",
+    [
+        (cml_jax.maml, optax.adam(0.05, eps_root=1e-8)),
+        (cml_jax.boil, optax.sgd(0.1, momentum=0.9)),
+        (cml_jax.anil, optax.rmsprop(0.05)),
+    ],
+    ids=["maml, adam", "boil, momentum", "anil, rmsprop"],
+)
+def test_own_inner_optimiser_and_own_loss(x64, method, optimizer):
+    method, task = (
+        method(MODEL, huber, optimizer=optimizer, num_steps=3),
+        double(first(sinusoids())),
+    )
+    params = start(method, task.support.inputs)
+    outer_loss = after(method, task)
+    gradient = jax.jit(jax.grad(outer_loss))(params)
+    assert_close(gradient, finite_difference(outer_loss, params), 1e-6)
+
+
+@pytest.mark.parametrize("first_order", [False, True, "traced"])
+def test_adam_without_eps_root_is_for_the_first_order(first_order):
+    task = first(sinusoids())
+    params = start(build("maml"), task.support.inputs)
+
+    @jax.jit
+    def gradient(rate, traced):
+        method = cml_jax.maml(
+            MODEL,
+            squared_error,
+            optimizer=optax.adam(rate),
+            num_steps=2,
+            first_order=traced if first_order == "traced" else first_order,
+        )
+        return jax.grad(after(method, task))(params)
+
+    if first_order is True:
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient(0.1, True)))
+    else:
+        with pytest.raises(ValueError, match="optimizer: .* eps_root=1e-8"):
+            gradient(0.1, True)
+
+
+@pytest.mark.parametrize(
+    "given, which",
+    [({}, "neither"), ({"learning_rate": 0.1, "optimizer": optax.sgd(0.1)}, "both")],
+)
+def test_an_inner_loop_has_one_rule(given, which):
+    with pytest.raises(ValueError, match=f"learning_rate and optimizer: {which} given") as error:
+        cml_jax.maml(MODEL, squared_error, num_steps=1, **given)
+    assert "\n" not in str(error.value)
 
 
 # One convolution block, so that compiling stays quick; conv4 has three more of the same.

@@ -39,6 +39,9 @@ def cml(
       A `Method` whose params have "co_learner" beside "base"; "base" is initialised as by `method`
       with the same key. Its metrics gain "co_learner_loss".
 
+    Raises:
+      ValueError: in `init`, when `method` has a co-learner already.
+
     Reference: Shin et al. 2024, https://arxiv.org/abs/2406.04639, eqs. 5-8.
     """
 
@@ -98,6 +101,8 @@ def cml_dagger(
 
 def cml_dagger_released(method: Method, co_learner: Model) -> Method:
     """CML-dagger as the released code has it: the meta-learner's loss adapts body and head.
+
+        (psi', theta') = method.adapt(psi, theta);   prediction phi(psi')
 
     The co-learner then scores the query set on the adapted body's features. The paper's equation 9
     (`cml_dagger`) adapts the body alone, with the co-learner's own support loss.

@@ -23,13 +23,16 @@ def collaborative(model: Model, loss: Loss, *, co_learner: Model, **inner: Any) 
       model: the network.
       loss: `(outputs, targets) -> scalar`, for both loops and both heads.
       co_learner: a `Model` whose inputs are features `[n, ...]`.
-      **inner: the other arguments of `maml`: learning_rate, num_steps, adapts, first_order, remat;
-        both heads are part of "head".
+      **inner: the other arguments of `maml`: learning_rate or optimizer, num_steps, adapts,
+        first_order, remat; both heads are part of "head".
 
     Returns:
       A `Method` whose params are {"base": {"body", "head": {"meta_learner", "co_learner"}}}; body
       and meta-learner start as `maml`'s do with the same key. It reports "loss", the sum, and
       "co_learner_loss", the second head's part of it.
+
+    Raises:
+      ValueError: as `maml` does.
 
     Reference: Song & Chai 2018, https://arxiv.org/abs/1805.11761, as Shin et al. 2024,
     https://arxiv.org/abs/2406.04639, compare it.

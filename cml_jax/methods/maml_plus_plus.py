@@ -1,6 +1,7 @@
 """MAML++: MAML with a query loss, inner rates and batch-norm parameters for every inner step."""
 
 import operator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,8 @@ def multi_step_weights(
         w_k = max(1 - epoch / num_epochs, 0.03) / K  (k < K),  0 from num_epochs on
         w_K = 1 - (K - 1) w_1
 
-    The authors' code counts whole epochs; between them this is the same line. From num_epochs on a
-    method with `step_weights=None` has the same objective and is cheaper.
+    The authors' code counts whole epochs; between them this is the same line. From num_epochs on
+    the earlier losses are not computed.
 
     Args:
       epoch: the progress, a scalar, possibly traced; in any unit.
@@ -73,13 +74,14 @@ def maml_plus_plus(
       loss: `(outputs, targets) -> scalar`, for both loops.
       learning_rate: where the rates start, a scalar or a prefix tree as in `maml`.
       num_steps: K, static.
-      step_weights: w `[K]`, possibly traced: `multi_step_weights(...)`. None is the last step
-        alone, and the method to evaluate with.
+      step_weights: w `[K]`, possibly traced: `multi_step_weights(...)`. A query loss of weight 0
+        is not computed (but under a vmap over the weights). None is the last step alone, and the
+        method to evaluate with.
       learn_rates: False keeps `learning_rate`.
       per_step_norm: False adapts batch norm in the inner loop, as MAML does.
-      first_order: the inner gradients are constants of the outer loop. A traced bool, for annealing
-        from first to second order in one program, computes the second order and masks it.
-      remat: recompute inner steps and earlier query losses in the backward pass.
+      first_order: the inner gradients are constants of the outer loop. It may be a traced bool, for
+        annealing from first to second order in one program.
+      remat: recompute inner steps in the backward pass; the earlier query losses always are.
 
     Returns:
       A `Method` whose params have beside "base" (both are trees like "base", None elsewhere)
@@ -166,11 +168,23 @@ def maml_plus_plus(
         if step_weights is None:
             return last, {"loss": last}
         query_loss = loss_on(model, loss, query)
-        query_loss = jax.checkpoint(query_loss, prevent_cse=False) if remat else query_loss
-        # One at a time, as the inner loop goes: side by side they would need K times the memory.
-        earlier = jax.lax.map(query_loss, adapted["earlier"])
         weights = jnp.asarray(step_weights, last.dtype)
-        value = jnp.sum(weights[:-1] * earlier) + weights[-1] * last
+
+        # Recomputed in the backward pass: what a conditional keeps for it is written, as zeros,
+        # also where it is not taken, and takes longer than the loss.
+        @partial(jax.checkpoint, prevent_cse=False)
+        def weighted(row):
+            weight, network = row
+            return jax.lax.cond(
+                weight != 0,
+                lambda network: weight * query_loss(network),
+                lambda _: jnp.zeros_like(last),
+                network,
+            )
+
+        # One at a time, as the inner loop goes: side by side they would need K times the memory.
+        earlier = jax.lax.map(weighted, (weights[:-1], adapted["earlier"]))
+        value = jnp.sum(earlier) + weights[-1] * last
         return value, {"loss": last, "multi_step_loss": value}
 
     return Method(init, adapt, predict, objective)

@@ -43,6 +43,10 @@ def meta_sgd(
       A `Method` whose params have "inner_rates" beside "base": a tree like "base", each leaf with
       the shape and dtype of its parameter, None where nothing adapts.
 
+    Raises:
+      ValueError: in `init`, when learning_rate or adapts is no prefix of the parameters; in
+        `adapt`, when num_steps is negative.
+
     Reference: Li et al. 2017, https://arxiv.org/abs/1707.09835, algorithm 1.
     """
 

@@ -26,8 +26,14 @@ def reptile(
       model: the network.
       loss: `(outputs, targets) -> scalar` of the inner loop.
       optimizer: of the inner loop; a fresh state for every task (`reptile_released` carries it from
-        task to task).
+        task to task). One without a finite derivative at zero will do: the order is the first.
       num_steps: inner steps, static.
+
+    Returns:
+      A `Method` whose params are {"base": {"body", "head"}}.
+
+    Raises:
+      ValueError: in `adapt`, when num_steps is negative.
 
     Reference: Nichol et al. 2018, https://arxiv.org/abs/1803.02999, algorithm 2.
     """

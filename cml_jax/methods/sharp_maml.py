@@ -37,6 +37,12 @@ def sharp_maml(
       learning_rate, num_steps, adapts, first_order, remat: as in `maml`.
       radius: rho of the inner loop; 0 is MAML. 5e-4 in the code.
 
+    Returns:
+      A `Method` like `maml`'s.
+
+    Raises:
+      ValueError: in `adapt`, as `maml` does.
+
     Reference: Abbas et al. 2022, https://arxiv.org/abs/2206.03996, algorithm 1;
     https://github.com/mominabbass/Sharp-MAML.
     """
