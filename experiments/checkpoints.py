@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from cml_jax.types import PyTree
+from experiments import hosts
 
 Restored = tuple[int, PyTree, dict[str, Any]]
 _STOP = threading.Event()
@@ -128,9 +130,10 @@ class Checkpoints:
         target = self._workdir / f"damaged-{folder.name}-{step}"
         while target.exists():
             target = target.with_name(target.name + "x")
-        logging.warning("checkpoint %s/%d is damaged, now %s: %s", folder, step, target.name, why)
-        if jax.process_index() == 0:
+        if hosts.is_first():
+            logging.warning("checkpoint %s/%d is damaged, now %s: %s", folder, step, target, why)
             os.rename(folder / str(step), target)
+        hosts.any_process(False)  # the others see the folder as it is now
         manager.reload()
 
 
@@ -145,15 +148,19 @@ def handle_stop_signals() -> None:
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, signal.SIG_DFL)
         # No print: the signal may have come in the middle of one.
-        os.write(2, b"stopping at the next report with a checkpoint; once more: at once\n")
+        line = b"stopping at the next report with a checkpoint; once more: at once\n"
+        os.write(sys.stderr.fileno(), line)
 
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, request)
 
 
 def stop_requested() -> bool:
-    """Whether a SIGTERM or SIGINT came since `handle_stop_signals`."""
-    return _STOP.is_set()
+    """Whether a SIGTERM or SIGINT came to any process since `handle_stop_signals`.
+
+    All processes must ask at the same points: they answer each other.
+    """
+    return hosts.any_process(_STOP.is_set())
 
 
 def _open(folder: Path, keep: int | None) -> ocp.CheckpointManager:

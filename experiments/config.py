@@ -122,6 +122,10 @@ KEYS = {
     "plan.remat": Key("auto", ("auto", "on", "off"), "inner steps computed again: less memory"),
     "plan.malloc": Key(True, None, "huge pages, freed memory kept (glibc); restarts the program"),
     "plan.compilation_cache": Key(True, None, "keep compiled programs in the user's cache folder"),
+    "hosts.coordinator": Key("", None, "HOST:PORT of process 0, where the others find it"),
+    "hosts.count": Key(0, (0, 65_536), "processes; 0: as Cloud TPU or SLURM tell, else 1"),
+    "hosts.index": Key(0, (0, 65_535), "which of them this is"),
+    "hosts.timeout_seconds": Key(60, (1, 86_400), "of silence, until a process counts as gone"),
     "checkpoint_every_minutes": Key(5.0, (0.0, 1e6), "minutes between checkpoints"),
     "log_every_seconds": Key(5.0, (0.0, 1e6), "seconds between reports"),
     "non_finite": Key("stop", ("stop", "skip"), "where a step's loss or gradient is not finite"),
@@ -130,8 +134,8 @@ KEYS = {
 
 # What a run may change when it goes on: where files lie, how fast, how often it speaks, and the
 # final test, none of which changes the parameters or which checkpoint is best.
-_FREE = ("plan.", "data.dir", "eval.num_tasks", "eval.num_steps", "checkpoint_every_minutes")
-_FREE += ("log_every_seconds", "non_finite", "tensorboard")
+_FREE = ("plan.", "hosts.", "data.dir", "eval.num_tasks", "eval.num_steps", "tensorboard")
+_FREE += ("checkpoint_every_minutes", "log_every_seconds", "non_finite")
 _TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -260,6 +264,17 @@ def _check_together(c: ConfigDict) -> None:
             "weighting=gradient_agreement with tasks_per_step=1 has nothing to compare: "
             "raise --config.tasks_per_step or use --config.weighting=uniform"
         )
+    hosts = c.hosts
+    if hosts.count > 1 and not re.fullmatch(r"[^\s:].*:[0-9]+", hosts.coordinator):
+        raise ConfigError(
+            f"hosts.coordinator={hosts.coordinator!r} with hosts.count={hosts.count}: give the "
+            "machine of process 0 and a free port, as in --config.hosts.coordinator=10.0.0.2:8476"
+        )
+    if hosts.index >= max(hosts.count, 1) or (hosts.coordinator and hosts.count < 2):
+        raise ConfigError(
+            f"hosts.index={hosts.index} and hosts.coordinator={hosts.coordinator!r} with "
+            f"hosts.count={hosts.count}: set --config.hosts.count to the number of processes"
+        )
     if c.plan.devices and c.tasks_per_step % c.plan.devices:
         raise ConfigError(
             f"plan.devices={c.plan.devices} does not divide tasks_per_step={c.tasks_per_step}: "
@@ -289,20 +304,26 @@ def default_workdir(config_path: str, config: ConfigDict) -> Path:
     return Path("runs") / f"{name}-{digest[:8]}"
 
 
-def record(config: ConfigDict, workdir: Path, evaluate: bool = False) -> None:
+def record(
+    config: ConfigDict, workdir: Path, evaluate: bool = False, accept_changes: bool = False
+) -> list[str]:
     """Writes `config.json` until training has begun (`last/` is there), then compares with it.
 
-    Free to differ: plan.*, data.dir, eval.num_tasks, eval.num_steps, checkpoint_every_minutes,
-    log_every_seconds, non_finite and tensorboard; with `evaluate`, all of eval.*.
+    Free to differ: plan.*, hosts.*, data.dir, eval.num_tasks, eval.num_steps, tensorboard,
+    checkpoint_every_minutes, log_every_seconds and non_finite; with `evaluate`, all of eval.*.
 
     Args:
       config: the checked config.
       workdir: the run's folder; made here.
       evaluate: the run is only evaluated, so it must exist.
+      accept_changes: go on with other settings; `rewrite` stores them once a checkpoint fits them.
+
+    Returns:
+      The settings that differ and were accepted, as `name old -> new`.
 
     Raises:
-      ConfigError: the run was started with other settings, its `config.json` is unreadable, or
-        there is no run to evaluate.
+      ConfigError: the run was started with other settings (and they were not accepted, or
+        train_steps is lower), its `config.json` is unreadable, or there is no run to evaluate.
     """
     path = Path(workdir) / "config.json"
     now = json.loads(json.dumps(_flat(config)))
@@ -313,12 +334,8 @@ def record(config: ConfigDict, workdir: Path, evaluate: bool = False) -> None:
             write_json(path, now)
         except OSError as error:
             raise ConfigError(f"cannot write {path} ({error.strerror}): choose --workdir") from None
-        return
-    try:
-        before = {name: key.default for name, key in KEYS.items()} | read_json(path)
-        before = json.loads(json.dumps(before))
-    except ValueError:
-        raise ConfigError(f"{path} is unreadable: restore it or choose another --workdir") from None
+        return []
+    before = _recorded(path)
     changed = [
         f"{name} {before.get(name)!r} -> {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
@@ -326,11 +343,40 @@ def record(config: ConfigDict, workdir: Path, evaluate: bool = False) -> None:
         and not _free(name)
         and not (evaluate and name.startswith("eval."))
     ]
-    if changed:
+    if changed and not accept_changes:
         raise ConfigError(
-            f"{workdir} was started with other settings ({', '.join(changed)}): "
-            "set them back or choose another --workdir"
+            f"{workdir} was started with other settings ({', '.join(changed)}): set them back, "
+            "choose another --workdir, or go on with the new ones by --accept_changes"
         )
+    if now["train_steps"] < before["train_steps"]:
+        raise ConfigError(
+            f"train_steps={now['train_steps']} but {workdir} was started with "
+            f"{before['train_steps']}: --accept_changes can only raise it"
+        )
+    return changed
+
+
+def rewrite(config: ConfigDict, workdir: Path) -> None:
+    """Stores changed settings in `config.json`; `results.json`, which is of the old ones, goes.
+
+    Args:
+      config: the checked config, which the checkpoints fit.
+      workdir: the run's folder.
+    """
+    path = Path(workdir) / "config.json"
+    before, now = _recorded(path), json.loads(json.dumps(_flat(config)))
+    if any(before.get(name) != now[name] and not _free(name) for name in now):
+        # In this order: were it stopped in between, the next start would find the change again.
+        (path.parent / "results.json").unlink(missing_ok=True)
+        write_json(path, now)
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    try:
+        before = {name: key.default for name, key in KEYS.items()} | read_json(path)
+        return json.loads(json.dumps(before))
+    except ValueError:
+        raise ConfigError(f"{path} is unreadable: restore it or choose another --workdir") from None
 
 
 def _flat(config: ConfigDict) -> dict[str, Any]:

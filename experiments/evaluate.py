@@ -12,7 +12,7 @@ import numpy as np
 
 import cml_jax
 from cml_jax.tasks import task_keys
-from experiments import build
+from experiments import build, hosts
 from experiments.checkpoints import Checkpoints, stop_requested
 from experiments.metrics import read, write_json
 from experiments.platform import make_plan
@@ -21,7 +21,7 @@ from experiments.runs import groups, interval, runs, side_by_side
 from experiments.watch import warnings
 
 
-def evaluate(config, workdir: Path) -> dict:
+def evaluate(config, workdir: Path) -> dict | None:
     """The final test of the best checkpoint; writes results.json and the learning curve.
 
     Every combination of `eval.num_steps`, transductive or not, and who predicts is scored on the
@@ -30,7 +30,7 @@ def evaluate(config, workdir: Path) -> dict:
     seeds have one row, with the interval over seeds.
 
     Returns:
-      What results.json holds.
+      What results.json holds; None but in process 0, which writes it.
 
     Raises:
       ValueError: when there is no checkpoint to score.
@@ -42,9 +42,8 @@ def evaluate(config, workdir: Path) -> dict:
     if best is None:
         raise ValueError(f"{workdir} has no checkpoint to evaluate: train it first")
     step, tree, extra = best
-    params = jax.device_put(tree["params"], plan.replicated)
-    images = jax.device_put(problem.data["test"], plan.replicated)
-    trained = read(workdir / "metrics.jsonl")
+    params = hosts.replicate(tree["params"], plan.replicated)
+    images = hosts.replicate(problem.data["test"], plan.replicated)
 
     rows = []
     labels = groups(config)
@@ -62,13 +61,17 @@ def evaluate(config, workdir: Path) -> dict:
                 for label, members in labels.items():
                     about |= {"run": label} if label else {}
                     rows.append(about | interval(problem.metric_name, values[members]))
-                    print(f"test: {describe(problem.metric_name, rows[-1])}", file=sys.stderr)
+                    if hosts.is_first():
+                        print(f"test: {describe(problem.metric_name, rows[-1])}", file=sys.stderr)
 
+    if not hosts.is_first():
+        return None
     validated = np.atleast_1d(extra["value"])
     means = {label: validated[members].mean() for label, members in labels.items()}
     chosen = (max if problem.larger_is_better else min)(means, key=means.get)
     headline = next(row for row in rows if row.get("run", "") == chosen)
 
+    trained = read(workdir / "metrics.jsonl")
     results = {
         "method": config.method,
         "weighting": config.weighting,
@@ -109,7 +112,8 @@ def evaluate(config, workdir: Path) -> dict:
         groups=labels if len(validated) > 1 else None,
     )
     if problem.curve is not None:
-        run = labels[chosen][0]
+        # Not `params`: those lie on the devices of all processes, and only this one draws.
+        params, run = tree["params"], labels[chosen][0]
         if len(validated) > 1 or config.sweep != "none":
             params = jax.tree.map(lambda leaf: leaf[run], params)
             config = SimpleNamespace(**dict(config.items()) | runs(config)[run])
@@ -144,7 +148,7 @@ def scorer(config, problem, plan, method_of, split, modes=(True,)):
         runs are a leading axis of `params` and of the values.
     """
 
-    @partial(jax.jit, static_argnames="count")
+    @partial(jax.jit, static_argnames="count", out_shardings=plan.replicated)
     def score(params, images, *, count):
         at_a_time = plan.chunk or 32 * plan.devices
         rounds = -(-count // at_a_time)

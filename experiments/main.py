@@ -1,11 +1,12 @@
 """Trains and tests a meta-learner: `python -m experiments.main --config=configs/glyphs.py`."""
 
+import traceback
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import platform
+from experiments import hosts, lock, platform
 from experiments.command_line import fail, parse_flags
 from experiments.config import ConfigError, default_workdir, record
 from experiments.metrics import read_json
@@ -13,6 +14,12 @@ from experiments.metrics import read_json
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:5way-1shot")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run, made when it is missing")
 _EVALUATE = flags.DEFINE_boolean("evaluate", False, "only test a run that is trained")
+_ACCEPT = flags.DEFINE_boolean(
+    "accept_changes",
+    False,
+    "go on in a --workdir that was started with other settings: lists them, stores the new ones; "
+    "with more train_steps a finished run trains longer, and rates that decay jump up again",
+)
 
 
 def main(_: list[str]) -> None:
@@ -21,19 +28,65 @@ def main(_: list[str]) -> None:
     platform.restart_with_huge_pages(config)
     path = flags.FLAGS["config"].config_filename
     workdir = Path(_WORKDIR.value or default_workdir(path, config))
+    several = hosts.several(config)
     try:
-        record(config, workdir, _EVALUATE.value)
-        if (workdir / "results.json").exists() and not _EVALUATE.value:
-            read_json(workdir / "results.json")
-            print(f"finished: {workdir / 'results.json'} (--evaluate tests it again)")
-            return
-        print(f"run: {workdir}", flush=True)
-        _run(config, workdir)
-    except (ConfigError, ValueError) as error:
+        _start(config, workdir, several)
+    except SystemExit as stop:
+        if several:
+            hosts.end(stop.code)
+        raise
+    except BaseException:
+        if several:
+            traceback.print_exc()
+            hosts.end(1)
+        raise
+
+
+def _start(config, workdir: Path, several: bool) -> None:
+    """Runs, with every mistake and failure as one line."""
+    held = []  # the lock, until the end
+    try:
+        if several:
+            platform.configure(config)
+            hosts.join(config, _EVALUATE.value)
+        if hosts.on_first(lambda: _prepare(config, workdir, held)):
+            _run(config, workdir)
+        hosts.leave()
+    except (ConfigError, ValueError, lock.LockError) as error:
         logging.vlog(1, "traceback", exc_info=True)
         fail(error, 2)
+    except hosts.HostsError as error:
+        logging.vlog(1, "traceback", exc_info=True)
+        fail(error, 1)
     except KeyboardInterrupt:
         fail("interrupted", 1)
+    except Exception as error:
+        if not hosts.lost(error):
+            raise
+        logging.vlog(1, "traceback", exc_info=True)
+        fail(f"{hosts.GONE} ({hosts.reason(error)})", 1)
+
+
+def _prepare(config, workdir: Path, held: list) -> bool:
+    """Takes the folder and records the config; False where there is nothing left to do."""
+    if "://" in (_WORKDIR.value or ""):
+        raise ConfigError(f"--workdir={_WORKDIR.value} is no folder: mount it, or copy it later")
+    try:
+        if not _EVALUATE.value:
+            workdir.mkdir(parents=True, exist_ok=True)
+        if workdir.exists():
+            held.append(lock.hold(workdir))
+    except OSError as error:
+        raise ConfigError(f"cannot write {workdir} ({error.strerror}): choose --workdir") from None
+    changed = record(config, workdir, _EVALUATE.value, _ACCEPT.value and not _EVALUATE.value)
+    if (workdir / "results.json").exists() and not _EVALUATE.value and not changed:
+        read_json(workdir / "results.json")
+        print(f"finished: {workdir / 'results.json'} (--evaluate tests it again)")
+        return False
+    print(f"run: {workdir}", flush=True)
+    if changed:
+        print(f"accepted: {', '.join(changed)}", flush=True)
+    return True
 
 
 def _run(config, workdir: Path) -> None:
@@ -44,15 +97,23 @@ def _run(config, workdir: Path) -> None:
     from experiments.evaluate import describe, evaluate
     from experiments.train import train
 
+    path = workdir / "lock"  # process 0 has just written it
+    if not hosts.same(path.read_bytes() if path.exists() else b""):
+        raise ConfigError(f"{workdir} is not one folder on all machines: put it on a shared disk")
     try:
         if not _EVALUATE.value:
             handle_stop_signals()
             if not train(config, workdir):
+                hosts.leave()
                 fail("stopped before the end: the same command goes on from here", 1)
         results = evaluate(config, workdir)
     except (CheckpointError, FloatingPointError, OSError) as error:
+        if hosts.lost(error):
+            raise
         logging.vlog(1, "traceback", exc_info=True)
         fail(error, 1)
+    if results is None:
+        return
     metric = next(iter(results["validation"]))
     print(f"test of step {results['validation']['step']}: {describe(metric, results['test'])}")
     print(f"all results: {workdir / 'results.json'}")

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments import hosts
+
 Row = dict[str, float | None]
 
 
@@ -86,10 +88,8 @@ class MetricsFile:
         Raises:
           ValueError: a line in the file is not a report.
         """
-        import jax
-
         self._file = self._board = None
-        if jax.process_index() != 0:
+        if not hosts.is_first():
             return
         path = Path(path)
         kept = [row for row in read(path) if row["step"] <= resume_step]
@@ -140,10 +140,8 @@ class Progress:
           start: meta-steps already made.
           log_every_seconds: between lines where there is no terminal.
         """
-        import jax
-
         self._total, self._every = total, log_every_seconds
-        self._silent = jax.process_index() != 0
+        self._silent = not hosts.is_first()
         self._spoken = time.monotonic()
         self._first: tuple[float, int] | None = None
         self._bar = None

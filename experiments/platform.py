@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments import hosts
+
 # glibc's allocator as XLA on CPU needs it: huge pages, and what is freed is kept. XLA allocates its
 # buffers afresh in every execution; by default large ones are mapped anew each time and the kernel
 # zeroes them 4 KB at a time. One arena a thread must stay (glibc's default): with one arena for all
@@ -43,6 +45,9 @@ class Plan(NamedTuple):
             f"{self.steps_per_dispatch} meta-steps a dispatch",
             f"remat {'on' if self.remat else 'off'}",
         ]
+        processes = len({device.process_index for device in self.tasks.mesh.devices.flat})
+        if processes > 1:
+            parts[0] += f" of {processes} processes"
         if self.memory:
             parts.append(f"{self.memory / 1e9:.2f} GB")
         return ", ".join(parts)
@@ -87,22 +92,32 @@ def make_plan(config) -> Plan:
 
     CPU: one device a core and one task at a time on each, so that a task's activations stay in the
     core's cache; a perceptron is too small to be worth spreading, and runs as one vmap on one
-    device. GPU, TPU: all tasks at once.
+    device. GPU, TPU: all tasks at once. Of many processes each gives as many devices.
 
     Raises:
-      ValueError: when tasks_per_step does not divide by the devices or the chunk.
+      ValueError: when tasks_per_step does not divide by the devices, the processes or the chunk.
     """
     import jax
 
     on_cpu = jax.default_backend() == "cpu"
     small = config.model.name == "mlp"
     count = config.plan.devices
-    if not count:
-        limit = 1 if small and on_cpu else len(jax.devices())
-        count = max(d for d in range(1, limit + 1) if config.tasks_per_step % d == 0)
-    if count > len(jax.devices()):
+    # Ids say nothing: on CPU those of process 1 start at 2048, on TPU they follow the torus.
+    processes = jax.process_count()
+    shares = [[d for d in jax.devices() if d.process_index == p] for p in range(processes)]
+    available = processes * min(map(len, shares))
+    if config.tasks_per_step % processes or count % processes:
         raise ValueError(
-            f"plan.devices={count} but there are {len(jax.devices())}: lower --config.plan.devices"
+            f"tasks_per_step={config.tasks_per_step} or plan.devices={count} does not divide by "
+            f"{processes} processes: change --config.tasks_per_step or --config.plan.devices"
+        )
+    if not count:
+        limit = processes if small and on_cpu else available
+        fitting = (d for d in range(processes, limit + 1, processes))
+        count = max(d for d in fitting if config.tasks_per_step % d == 0)
+    if count > available:
+        raise ValueError(
+            f"plan.devices={count} but there are {available}: lower --config.plan.devices"
         )
     if config.tasks_per_step % count:
         raise ValueError(
@@ -116,8 +131,9 @@ def make_plan(config) -> Plan:
             f"multiple of the {count} devices: change --config.plan.chunk, or 0 to have it chosen"
         )
     steps = config.plan.steps_per_dispatch or (200 if small else 10 if on_cpu else 50)
+    devices = [device for share in shares for device in share[: count // processes]]
     mesh = jax.make_mesh(
-        (count,), ("task",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count]
+        (count,), ("task",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
     )
     spec = jax.sharding.PartitionSpec
     return Plan(
@@ -142,7 +158,7 @@ def fitting(config, plan: Plan, program: Callable) -> tuple[Plan, Any]:
     plans = [plan]
     if config.plan.remat == "auto":
         plans.append(plan._replace(remat=True))
-    limit = memory_limit()
+    limit = hosts.smallest(memory_limit())
     for plan in plans:
         compiled = program(plan)
         plan = plan._replace(memory=memory_needed(compiled, plan.devices))
@@ -158,7 +174,8 @@ def fitting(config, plan: Plan, program: Callable) -> tuple[Plan, Any]:
 def memory_needed(compiled, devices: int) -> int:
     """Bytes that an execution of a compiled program takes on a device, as its compiler counts them.
 
-    CPU devices share one memory: there it is the sum over them. 0 where the compiler cannot tell.
+    CPU devices of a process share one memory: there it is the sum over them. 0 where the compiler
+    cannot tell.
     """
     import jax
 
@@ -167,7 +184,7 @@ def memory_needed(compiled, devices: int) -> int:
         return 0
     outputs = sizes.output_size_in_bytes - sizes.alias_size_in_bytes  # donated: counted once
     total = sizes.argument_size_in_bytes + outputs + sizes.temp_size_in_bytes
-    return total * (devices if jax.default_backend() == "cpu" else 1)
+    return total * (devices // jax.process_count() if jax.default_backend() == "cpu" else 1)
 
 
 def memory_limit() -> int:

@@ -10,9 +10,10 @@ import numpy as np
 
 import cml_jax
 from cml_jax.tasks import task_keys
-from experiments import build, platform, watch
+from experiments import build, hosts, platform, watch
 from experiments.best import Best, no_best
 from experiments.checkpoints import Checkpoints, stop_requested
+from experiments.config import rewrite
 from experiments.evaluate import scorer
 from experiments.metrics import MetricsFile, Progress, read
 from experiments.runs import names, runs, side_by_side
@@ -43,11 +44,13 @@ def train(config, workdir: Path) -> bool:
         seconds = extra["seconds"]
         if restored := checkpoints.restore_best({"params": state.params}):
             best = Best(restored[1]["params"], restored[2])
-    step = int(state.step.max())
+        if hosts.is_first():
+            rewrite(config, workdir)
+    step = saved_step = int(state.step.max())
 
-    state = jax.device_put(state, plan.replicated)
-    best = best._replace(params=jax.device_put(best.params, plan.replicated))
-    images = {split: jax.device_put(a, plan.replicated) for split, a in problem.data.items()}
+    state = hosts.replicate(state, plan.replicated)
+    best = best._replace(params=hosts.replicate(best.params, plan.replicated))
+    images = {split: hosts.replicate(a, plan.replicated) for split, a in problem.data.items()}
     validators = {
         who: scorer(config, problem, plan, partial(_validated, who, problem), "validation")
         for who in build.validated(config, problem)
@@ -102,13 +105,14 @@ def train(config, workdir: Path) -> bool:
                 if line not in warned:
                     progress.say(f"warning: {line}")
                     warned.append(line)
-        if step == boundary or clock - saved > 60 * config.checkpoint_every_minutes:
+        due = clock - saved > 60 * config.checkpoint_every_minutes
+        if step == boundary or hosts.any_process(due):
             checkpoints.save_last(step, state, {"seconds": report["seconds"]})
-            saved = time.monotonic()
-    if step < config.train_steps:
+            saved, saved_step = time.monotonic(), step
+    if saved_step < step:
         seconds += time.monotonic() - started
         checkpoints.save_last(step, state, {"seconds": seconds})
-    elif not np.any(best.about["step"]):
+    if step == config.train_steps and not np.any(best.about["step"]):
         raise FloatingPointError(
             f"validation/{name} was never finite: lower "
             f"--config.inner_learning_rate={config.inner_learning_rate} in a new run"
@@ -160,7 +164,9 @@ def compile_steps(config, problem, plan, state, images):
         state, seen = jax.lax.fori_loop(0, steps, lambda _, c: all_runs(*c, images), carry)
         return state, look(seen, state.params)
 
-    return jax.jit(advance, donate_argnums=0).lower(state, images, 1).compile()
+    # Replicated, or a process would hold a part of the parameters only.
+    whole = {"donate_argnums": 0, "out_shardings": plan.replicated}
+    return jax.jit(advance, **whole).lower(state, images, 1).compile()
 
 
 def _validated(who, problem, config):

@@ -16,6 +16,7 @@ from experiments.config import (
     default_workdir,
     parse_ways_shots,
     record,
+    rewrite,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -121,7 +122,8 @@ def test_ways_and_shots():
         ([GLYPHS, "--config.outer_learning_rate=nan"], "outer_learning_rate=nan: needs a number"),
         ([GLYPHS, "--workdri=x"], "Unknown command line flag 'workdri'. Did you mean: workdir"),
         (["configs/glyphs.py", GLYPHS], "did you mean --config=configs/glyphs.py"),
-        ([GLYPHS, "--workdir=/proc/no"], "cannot write /proc/no/config.json"),
+        ([GLYPHS, "--workdir=gs://b/run"], "--workdir=gs://b/run is no folder: mount it"),
+        ([GLYPHS, "--workdir=/proc/no"], "cannot write /proc/no"),
         ([GLYPHS, "--evaluate", "--workdir=/proc/no"], "no run in /proc/no: train it first"),
     ],
 )
@@ -195,6 +197,26 @@ def test_a_run_resumes_only_with_its_own_settings(tmp_path):
     record(changed(**{"eval.queries": 3}), workdir, evaluate=True)
     with pytest.raises(ConfigError, match="seed 0 -> 7"):
         record(changed(seed=7), workdir, evaluate=True)
+
+
+def test_changes_are_accepted_told_and_stored_once_they_fit(tmp_path):
+    record(changed(train_steps=9), tmp_path)
+    (tmp_path / "last").mkdir()
+    (tmp_path / "results.json").touch()
+    before = (tmp_path / "config.json").read_text()
+    later = changed(**{"train_steps": 12, "seed": 7})
+    told = ["seed 0 -> 7", "train_steps 9 -> 12"]
+    assert record(later, tmp_path, accept_changes=True) == told
+    assert (tmp_path / "config.json").read_text() == before
+    with pytest.raises(ConfigError, match="train_steps=8 but .* was started with 9: .*only raise"):
+        record(changed(train_steps=8), tmp_path, accept_changes=True)
+    rewrite(changed(**{"train_steps": 9, "plan.chunk": 3}), tmp_path)
+    assert (tmp_path / "results.json").exists()  # the same run
+    rewrite(later, tmp_path)
+    assert not (tmp_path / "results.json").exists()
+    assert record(later, tmp_path) == []
+    with pytest.raises(ConfigError, match="train_steps 12 -> 9"):
+        record(changed(**{"train_steps": 9, "seed": 7}), tmp_path)
 
 
 def test_a_setting_added_since_has_its_default_in_older_runs(tmp_path):

@@ -161,10 +161,10 @@ def test_the_machine_has_memory():
 
 def run(tmp_path, name, **changes):
     """A short training under a plan: its metrics, step by step, without the clocks."""
-    config = configured(tasks_per_step=8, train_steps=6, num_steps=2, **changes)
+    config = configured(**{"tasks_per_step": 8, "train_steps": 6, "num_steps": 2} | changes)
     config.data.name, config.model.name = "sinusoid", "mlp"
     config.data.shots, config.data.queries, config.inner_learning_rate = 5, 5, 0.05
-    config.eval.every, config.eval.validation_tasks = 6, 8
+    config.eval.every, config.eval.validation_tasks = config.train_steps, 8
     workdir = tmp_path / name
     workdir.mkdir()
     assert train(config, workdir)
@@ -193,3 +193,16 @@ def test_every_plan_gives_the_same_numbers(tmp_path):
     # The last line alone covers steps 5 and 6 here: only what describes the state is the same.
     row = run(tmp_path, "dispatches", steps_per_dispatch=4)
     np.testing.assert_allclose(row["validation/mse"], expected["validation/mse"], rtol=1e-5)
+
+
+# tests/test_step.py has every method, one step at a time; here is what the program adds to one:
+# the perturbed second gradient, moments that are carried on, what changes over training.
+@pytest.mark.parametrize("method", ["sharp_maml", "reptile", "maml_plus_plus"])
+def test_four_devices_train_as_one_does(tmp_path, method):
+    changes = {"method": method, "co_learner": "mlp", "weighting": "gradient_agreement"}
+    changes |= {"inner_optimizer": "adam"} if method == "reptile" else {}
+    changes |= {"train_steps": 2, "steps_per_dispatch": 2}
+    one, four = (run(tmp_path, str(n), devices=n, **changes) for n in (1, 4))
+    assert one.keys() == four.keys() and "validation/mse" in one
+    for key, value in one.items():
+        np.testing.assert_allclose(four[key], value, rtol=1e-5, atol=1e-6, err_msg=key)

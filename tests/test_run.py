@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,23 @@ def test_evaluate_scores_again_with_other_inner_steps(whole):
     done = run(whole, *SINUSOID, *arguments)
     assert done.returncode == 0, done.stderr
     assert json.loads((whole / "results.json").read_text())["test"]["num_steps"] == 2
+
+
+def test_a_finished_run_is_trained_longer_where_that_is_accepted(whole, tmp_path):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    longer = (*SINUSOID, "--config.weighting=gradient_agreement", "--config.train_steps=500")
+    refused = run(workdir, *longer)
+    assert refused.returncode == 2
+    assert "(train_steps 400 -> 500): set them back" in refused.stderr
+    widened = run(workdir, *longer, "--accept_changes", "--config.model.hidden=40,41")
+    assert widened.returncode == 1 and "the config has changed" in widened.stderr
+    assert (workdir / "results.json").exists()  # a change that does not fit changes nothing
+    done = run(workdir, *longer, "--accept_changes")
+    assert done.returncode == 0, done.stderr
+    assert "accepted: train_steps 400 -> 500" in done.stdout
+    assert [row["step"] for row in rows(workdir)] == list(range(20, 501, 20))
+    assert json.loads((workdir / "results.json").read_text())["protocol"]["train_steps"] == 500
+    assert "finished" in run(workdir, *longer).stdout
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])

@@ -1,0 +1,53 @@
+"""One program at a time in a run's folder."""
+
+import errno
+import fcntl
+import os
+import socket
+from pathlib import Path
+from typing import IO
+
+from absl import logging
+
+_HELD = (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN)
+
+
+class LockError(Exception):
+    """Another program is at work in the folder: one line."""
+
+
+def hold(workdir: Path) -> IO:
+    """Locks a run's folder for as long as the returned file is open.
+
+    The operating system holds the lock (`flock` on the file `lock`) and lets it go when the process
+    ends, however it ends. Where the file system has no locks (some network disks, gcsfuse), that is
+    logged and the program goes on: then nothing keeps a second one out.
+
+    Args:
+      workdir: the run's folder, which must exist.
+
+    Returns:
+      The open file; keep it. It tells the process: `PID on HOST`.
+
+    Raises:
+      LockError: another program has it.
+      OSError: the file cannot be written.
+    """
+    path = workdir / "lock"
+    file = open(path, "a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise LockError(
+                f"{workdir} is in use by process {holder}: wait for it, stop it, or choose "
+                "another --workdir"
+            ) from None
+        logging.warning("%s cannot be locked (%s): start no second program", path, error.strerror)
+    file.truncate(0)
+    file.write(f"{os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file
