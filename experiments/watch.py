@@ -48,8 +48,7 @@ def keep_finite(
     """The state after a step if all that it reports is finite, else the state before it.
 
     The report has the loss and the norm of the gradient; `step` counts on either way. The new
-    parameters are looked at once a dispatch, by `look_at_params`: in every step that costs a tenth
-    of the time of a small network.
+    parameters are looked at once a dispatch, by `look_at_params`: in every step it would show.
 
     Args:
       before, after: the states around the step.

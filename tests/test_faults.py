@@ -12,6 +12,7 @@ from test_build import SETTINGS, sinusoids
 from cml_jax.tasks import task_keys
 from experiments import build, watch
 from experiments.checkpoints import Checkpoints
+from experiments.config import record
 from experiments.evaluate import evaluate
 from experiments.metrics import read
 from experiments.platform import make_plan
@@ -88,6 +89,7 @@ def test_stop_names_the_step_the_tasks_and_the_remedy_and_saves_nothing(tmp_path
     changes = {"train_steps": 9, "eval.every": 3, "plan.steps_per_dispatch": 3}
     config = sinusoids(**changes, checkpoint_every_minutes=0.0)
     poison("train", 7 * 4 + 2)
+    record(config, tmp_path)
     with pytest.raises(FloatingPointError) as caught:
         train(config, tmp_path)
     line = str(caught.value)
