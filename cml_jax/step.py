@@ -71,8 +71,9 @@ def meta_step(
 
     Returns:
       The state after, and a flat dict of scalars: what `method.objective` reports and `metrics`,
-      as means over tasks; "gradient_norm"; "weight_mean", "weight_min" and "weight_negative" (the
-      mean and the smallest task weight, and the share of negative ones).
+      as means over tasks; "gradient_norm"; "weight_mean", "weight_min", "weight_max" and
+      "weight_negative" (the mean, the smallest and the largest task weight, and the share of
+      negative ones).
 
     Raises:
       TypeError, AssertionError: at trace time, naming the argument, when `tasks` is no batch of
@@ -114,6 +115,7 @@ def meta_step(
             "gradient_norm": optax.tree.norm(gradient),
             "weight_mean": weights.mean(),
             "weight_min": weights.min(),
+            "weight_max": weights.max(),
             "weight_negative": jnp.mean(weights < 0, dtype=jnp.float32),
         }
         return gradient, jax.tree.map(_mean_or_count, carried), report

@@ -1,5 +1,6 @@
 """Checkpoints: orbax writes and reads them, a digest of every leaf decides if they are good."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -190,7 +191,8 @@ def _save(
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
         )
-        saved = manager.save(step, args=args, force=force)
+        with _one_error():
+            saved = manager.save(step, args=args, force=force)
     except Exception as error:  # the disk is full, in orbax's many words
         raise CheckpointError(f"checkpoint {where} was not saved: {_reason(error)}") from error
     if not saved:
@@ -198,6 +200,18 @@ def _save(
             f"checkpoint {where} was not saved: step {manager.latest_step()} is there already; "
             "choose another --workdir"
         )
+
+
+@contextlib.contextmanager
+def _one_error():
+    """No traceback of orbax's threads beside the error that `save` raises anyway."""
+    before = logging.get_verbosity()
+    if before < logging.DEBUG:
+        logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _read(

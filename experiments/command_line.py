@@ -53,6 +53,8 @@ def fail(error: Exception | str, code: int) -> NoReturn:
       code: 2 for a mistake in what was asked for, 1 for a failure of the run.
     """
     line = " ".join(str(error).split())
+    if len(line) > 900:  # a value of any length stands in the middle
+        line = f"{line[:500]} ... {line[-300:]}"
     print(f"error: {line}", file=sys.stderr)
     sys.exit(code)
 

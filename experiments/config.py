@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments.metrics import write_json
+from experiments.metrics import read_json, write_json
 
 
 class ConfigError(Exception):
@@ -141,13 +141,14 @@ KEYS = {
     "hosts.timeout_seconds": Key(60, (1, 86_400), "of silence, until a process counts as gone"),
     "checkpoint_every_minutes": Key(5.0, (0.0, 1e6), "minutes between checkpoints"),
     "log_every_seconds": Key(5.0, (0.0, 1e6), "seconds between reports"),
+    "non_finite": Key("stop", ("stop", "skip"), "where a step's loss or gradient is not finite"),
     "tensorboard": Key(False, None, "also write TensorBoard files"),
 }
 
 # What a run may change when it goes on: where files lie, how fast, how often it speaks, and the
 # final test, none of which changes the parameters or which checkpoint is best.
 _FREE = ("plan.", "hosts.", "data.dir", "data.file", "eval.num_tasks", "eval.num_steps")
-_FREE += ("checkpoint_every_minutes", "log_every_seconds", "tensorboard")
+_FREE += ("checkpoint_every_minutes", "log_every_seconds", "tensorboard", "non_finite")
 _TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -341,7 +342,8 @@ def record(
     """Writes `config.json` until training has begun (`last/` is there), then compares with it.
 
     Free to differ: plan.*, hosts.*, data.dir, data.file, eval.num_tasks, eval.num_steps,
-    tensorboard, checkpoint_every_minutes and log_every_seconds; with `evaluate`, all of eval.*.
+    tensorboard, checkpoint_every_minutes, log_every_seconds and non_finite; with `evaluate`, all
+    of eval.*.
 
     Args:
       config: the checked config.
@@ -404,10 +406,9 @@ def rewrite(config: ConfigDict, workdir: Path) -> None:
 
 def _recorded(path: Path) -> dict[str, Any]:
     try:
-        before = json.loads(path.read_text())
-        before = {name: key.default for name, key in KEYS.items()} | before
+        before = {name: key.default for name, key in KEYS.items()} | read_json(path)
         return json.loads(json.dumps(before))
-    except (OSError, ValueError, TypeError):
+    except ValueError:
         raise ConfigError(f"{path} is unreadable: restore it or choose another --workdir") from None
 
 

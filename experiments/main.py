@@ -9,6 +9,7 @@ from ml_collections import config_flags
 from experiments import hosts, lock, platform
 from experiments.command_line import fail, parse_flags
 from experiments.config import ConfigError, default_workdir, record
+from experiments.metrics import read_json
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:5way-1shot")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run, made when it is missing")
@@ -79,6 +80,7 @@ def _prepare(config, workdir: Path, held: list) -> bool:
         raise ConfigError(f"cannot write {workdir} ({error.strerror}): choose --workdir") from None
     changed = record(config, workdir, _EVALUATE.value, _ACCEPT.value and not _EVALUATE.value)
     if (workdir / "results.json").exists() and not _EVALUATE.value and not changed:
+        read_json(workdir / "results.json")
         print(f"finished: {workdir / 'results.json'} (--evaluate tests it again)")
         return False
     print(f"run: {workdir}", flush=True)

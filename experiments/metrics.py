@@ -25,6 +25,24 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     _replace(Path(path), (text + "\n").encode())
 
 
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads what `write_json` wrote.
+
+    Args:
+      path: the file.
+
+    Raises:
+      ValueError: it is not a JSON object, or cannot be read.
+    """
+    try:
+        value = json.loads(_read_bytes(path, 2**26))
+    except (OSError, ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is unreadable: restore it, or delete it to have it made again")
+    return value
+
+
 def read(path: str | os.PathLike) -> list[Row]:
     """Reads the rows of a `MetricsFile`, without a last line that was cut short.
 
@@ -38,16 +56,19 @@ def read(path: str | os.PathLike) -> list[Row]:
       ValueError: a whole line is not a report.
     """
     try:
-        data = Path(path).read_bytes()
+        data = _read_bytes(path, 2**30)
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}): correct it") from None
     rows = []
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
             row = json.loads(line)
-            if type(row["step"]) is not int:
+            numbers = all(type(value) in (int, float, type(None)) for value in row.values())
+            if type(row["step"]) is not int or not numbers:
                 raise TypeError
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ValueError(f"{path}, line {number} is no report: delete this line") from None
         rows.append(row)
     return rows
@@ -206,6 +227,13 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read_bytes(path: str | os.PathLike, most: int) -> bytes:
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise ValueError(f"{path} has more than {most} bytes: restore it")
+        return file.read()
 
 
 def _line(row: Row) -> bytes:

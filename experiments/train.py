@@ -10,12 +10,12 @@ import numpy as np
 
 import cml_jax
 from cml_jax.tasks import task_keys
-from experiments import build, hosts, platform
+from experiments import build, hosts, platform, watch
 from experiments.best import Best, no_best
 from experiments.checkpoints import Checkpoints, stop_requested
 from experiments.config import rewrite
 from experiments.evaluate import scorer
-from experiments.metrics import MetricsFile, Progress
+from experiments.metrics import MetricsFile, Progress, read
 from experiments.runs import names, runs, side_by_side
 
 
@@ -27,7 +27,8 @@ def train(config, workdir: Path) -> bool:
 
     Raises:
       ValueError: when the data cannot give such tasks.
-      FloatingPointError: when a loss or gradient is no longer finite.
+      FloatingPointError: when a loss or gradient is not finite and `config.non_finite` is "stop",
+        when it was in no step for long, or when no validation was.
     """
     problem = build.problem(config)
     plan = platform.make_plan(config)
@@ -56,6 +57,8 @@ def train(config, workdir: Path) -> bool:
     }
 
     log = MetricsFile(workdir / "metrics.jsonl", step, config.tensorboard)
+    warned = watch.warnings(config, read(workdir / "metrics.jsonl"))
+    lost = 0  # steps skipped since a good one
     progress = Progress(config.train_steps, step, config.log_every_seconds)
     progress.say("compiling")
     plan, advance = platform.fitting(
@@ -68,13 +71,17 @@ def train(config, workdir: Path) -> bool:
     while step < config.train_steps and not stop_requested():
         boundary = min((step // config.eval.every + 1) * config.eval.every, config.train_steps)
         steps = min(plan.steps_per_dispatch, boundary - step)
-        state, sums = advance(state, images["train"], steps)
-        train_report = {k: np.asarray(v) / steps for k, v in sums.items()}
+        state, seen = advance(state, images["train"], steps)
+        seen = jax.tree.map(np.asarray, seen)
         step += steps
-        _check_finite(config, train_report, step - steps + 1, step, workdir)
+        lost = lost + steps if (seen.skipped == steps).all() else 0
+        if line := watch.must_stop(config, seen, step, lost):
+            raise FloatingPointError(f"{line}; the checkpoints are kept in {workdir}")
         report = {}
-        for metric, values in train_report.items():
+        for metric, values in watch.means(seen, steps).items():
             report |= _by_run(config, f"train/{metric}", values)
+        if config.non_finite == "skip" or seen.skipped.any():
+            report["skipped"] = seen.skipped.sum()
         elapsed, clock = time.monotonic() - clock, time.monotonic()
         tasks = steps * config.tasks_per_step * len(runs(config))
         report["tasks_per_second"] = tasks / elapsed
@@ -93,6 +100,11 @@ def train(config, workdir: Path) -> bool:
                 checkpoints.save_best(step, {"params": best.params}, best.about)
             clock = time.monotonic()
         progress.update(step, log.write(step, report))
+        if step == boundary:
+            for line in watch.warnings(config, read(workdir / "metrics.jsonl")):
+                if line not in warned:
+                    progress.say(f"warning: {line}")
+                    warned.append(line)
         due = clock - saved > 60 * config.checkpoint_every_minutes
         if step == boundary or hosts.any_process(due):
             checkpoints.save_last(step, state, {"seconds": report["seconds"]})
@@ -100,16 +112,22 @@ def train(config, workdir: Path) -> bool:
     if saved_step < step:
         seconds += time.monotonic() - started
         checkpoints.save_last(step, state, {"seconds": seconds})
+    if step == config.train_steps and not np.any(best.about["step"]):
+        raise FloatingPointError(
+            f"validation/{name} was never finite: lower "
+            f"--config.inner_learning_rate={config.inner_learning_rate} in a new run"
+        )
     for resource in (checkpoints, log, progress):
         resource.close()
     return step == config.train_steps
 
 
 def compile_steps(config, problem, plan, state, images):
-    """Compiles `(state, images, steps) -> (state, sums)`: meta-steps and the sums of their metrics.
+    """Compiles `(state, images, steps) -> (state, watch.Seen)`: meta-steps and what they report.
 
-    The number of steps is traced: one program for the last, shorter dispatch too. Several runs are
-    a leading axis of the state and of the sums.
+    A step that is not finite leaves the state as it was, whatever `config.non_finite` is. The
+    number of steps is traced: one program for the last, shorter dispatch too. Several runs are a
+    leading axis of the state and of what is seen.
     """
     weigh = getattr(cml_jax, config.weighting)
     sharp = config.method == "sharp_maml" and config.sharp in ("upper", "both")
@@ -134,16 +152,19 @@ def compile_steps(config, problem, plan, state, images):
             metrics=metrics,
         )
 
-    all_runs = side_by_side(config, one_step, (0, None))
+    def watched(c, state, seen, images):
+        return watch.keep_finite(state, *one_step(c, state, images), seen)
+
+    first = side_by_side(config, lambda c, *a: watch.nothing_seen(one_step(c, *a)[1]), (0, None))
+    all_runs = side_by_side(config, watched, (0, 0, None))
+    look = side_by_side(config, lambda _, *a: watch.look_at_params(*a), (0, 0))
 
     def advance(state, images, steps):
-        def body(_, carry):
-            state, report = all_runs(carry[0], images)
-            return state, jax.tree.map(jnp.add, carry[1], report)
-
-        shapes = jax.eval_shape(all_runs, state, images)[1]
+        shapes = jax.eval_shape(first, state, images)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.fori_loop(0, steps, body, (state, zeros))
+        carry = (state, zeros)
+        state, seen = jax.lax.fori_loop(0, steps, lambda _, c: all_runs(*c, images), carry)
+        return state, look(seen, state.params)
 
     # Replicated, or a process would hold a part of the parameters only.
     whole = {"donate_argnums": 0, "out_shardings": plan.replicated}
@@ -161,15 +182,3 @@ def _by_run(config, name, values):
     mean = finite.mean() if parts and finite.size else np.mean(values)
     own = parts if name.endswith(("loss", "accuracy", "mse")) else []
     return {name: mean} | {f"{name}/{part}": values[int(part)] for part in own}
-
-
-def _check_finite(config, report, first, last, workdir):
-    """Stops where no run is finite: of several, one that diverges must not end the rest."""
-    for name, values in report.items():
-        if not np.isfinite(values).any():
-            raise FloatingPointError(
-                f"train/{name} is {np.mean(values)} in steps {first}-{last}: lower "
-                f"--config.inner_learning_rate={config.inner_learning_rate} or "
-                f"--config.outer_learning_rate={config.outer_learning_rate}; the checkpoints "
-                f"before are kept in {workdir}"
-            )

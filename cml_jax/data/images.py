@@ -24,6 +24,7 @@ def decode_png(content: bytes, size: tuple[int, int], name: str) -> "Image.Image
     from PIL import Image
 
     try:
+        Image.open(io.BytesIO(content), formats=("PNG",)).verify()  # else no checksum is read
         image = Image.open(io.BytesIO(content), formats=("PNG",))
         if image.size != size:  # only the header has been read so far
             raise DataError(
