@@ -61,13 +61,12 @@ def _load(config, at_least):
     from cml_jax.data import graphs
 
     if config.name == "block_graph":
-        graph, counts = block_graph(config.split_seed), (16, 7, 7)
+        graph = block_graph(config.split_seed)
     else:
         graph = graphs.load_graph(config.file or config.name, config.dir or None)
-        counts = graphs.CLASS_COUNTS.get(config.name)
     if config.split_file:
         return graph, graphs.read_class_split(config.split_file)
-    counts = config.classes if any(config.classes) else counts
+    counts = config.classes if any(config.classes) else graphs.CLASS_COUNTS[config.name]
     split = graphs.split_classes(graph.labels, counts, config.split_seed, at_least=at_least)
     return graph, split
 

@@ -109,6 +109,7 @@ def linear_probing(
     *,
     ways: int,
     shots: int,
+    split_seed: int = 0,
     epochs: int = 1000,
     every: int = 10,
     patience: int = 10,
@@ -126,8 +127,9 @@ def linear_probing(
     Args:
       graph: as loaded.
       counts: classes for training, validation, test.
-      seed: of the class split, the start and the tasks.
+      seed: of the start and the tasks.
       ways, shots: of the tasks, which have 10 queries a class.
+      split_seed: of the class split.
       epochs: at most.
       every, patience: of the validation.
       tasks: in a validation, and in the test.
@@ -139,7 +141,7 @@ def linear_probing(
     https://github.com/Zhen-Tan-dmml/TLP-FSNC.
     """
     labels = np.asarray(graph.labels)
-    split = split_classes(labels, counts, seed, at_least=shots + QUERIES)
+    split = split_classes(labels, counts, split_seed, at_least=shots + QUERIES)
     own = np.flatnonzero(np.isin(labels, split.train))
     targets = jnp.asarray(np.searchsorted(split.train, labels[own]).astype(np.int32))
     sample = partial(nodes, ways=ways, shots=shots, queries=QUERIES)
@@ -196,22 +198,28 @@ def main() -> None:
     parser.add_argument("--ways", type=int, default=2)
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--split-seed", type=int, default=0, help="which classes are where")
     parser.add_argument("--epochs", type=int, default=1000, help="at most")
     parser.add_argument("--out", type=Path, help="a JSON file")
     arguments = parser.parse_args()
     if arguments.data == "block_graph":
-        graph, counts = block_graph(0), (18, 6, 6)
+        graph = block_graph(arguments.split_seed)
     else:
         graph = load_graph(arguments.data, arguments.data_dir)
-        counts = CLASS_COUNTS.get(arguments.data)
-    counts = arguments.classes or counts
+    counts = arguments.classes or CLASS_COUNTS.get(arguments.data)
     if counts is None:
         parser.error(f"--data {arguments.data} has no usual class split: give --classes")
     rows = []
     for shots in arguments.shots:
         values = [
             linear_probing(
-                graph, counts, seed, ways=arguments.ways, shots=shots, epochs=arguments.epochs
+                graph,
+                counts,
+                seed,
+                ways=arguments.ways,
+                shots=shots,
+                split_seed=arguments.split_seed,
+                epochs=arguments.epochs,
             )
             for seed in range(arguments.seeds)
         ]
