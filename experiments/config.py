@@ -117,6 +117,9 @@ KEYS = {
     "model.pool": Key(True, None, "max-pool; False: convolutions of stride 2 (conv4)"),
     "model.hidden": Key((40, 40), (1, 1_000_000), "widths of the hidden layers (mlp; graphs: one)"),
     "model.subgraph_nodes": Key(64, (1, 1_000_000), "rows of a node's subgraph at most (gmeta)"),
+    "model.subgraph_neighbours": Key(
+        32, (1, 1_000_000), "neighbours that a row adds up at most (gmeta)"
+    ),
     "model.dropout": Key(0.5, (0.0, 0.99), "share dropped in the inner loop of training (graphs)"),
     "model.activation": Key("relu", ("relu", "tanh"), "nonlinearity (mlp)"),
     "eval.num_tasks": Key(1000, (2, 10_000_000), "test tasks"),

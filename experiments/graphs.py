@@ -41,7 +41,8 @@ def node_tasks(config, at_least: int):
     labels = graph.labels
     table = None
     if config.model.name == "gmeta":
-        table = subgraphs(graph, nodes=config.model.subgraph_nodes)
+        caps = config.model.subgraph_nodes, config.model.subgraph_neighbours
+        table = subgraphs(graph, nodes=caps[0], neighbours=caps[1])
     graph, table = jax.tree.map(jnp.asarray, (graph, table))  # on the device once
     data = {
         part: OnGraph(graph, table, members(labels, getattr(split, part), at_least))

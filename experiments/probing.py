@@ -157,7 +157,7 @@ def linear_probing(
     @jax.jit
     def train(graph, state):
         def loss(params):
-            head = params["head"]["Dense_0"]
+            head = params["head"]
             outputs = embed(graph, params["body"])[own] @ head["kernel"] + head["bias"][None]
             return cross_entropy(outputs, targets)
 

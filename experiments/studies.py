@@ -81,6 +81,8 @@ def _nodes():
     for (base, network), (variant, settings), (graph, name), shots in cases:
         rate = "0.05" if (base, graph) == ("AMM-GNN", "Amazon-Computer") else "0.1"
         own = (f"inner_learning_rate={rate}",) if base == "AMM-GNN" else ()
+        if (base, graph) == ("G-Meta", "CiteSeer"):  # most of its neighbourhoods are smaller
+            own = ("model.subgraph_nodes=32", "model.subgraph_neighbours=16")
         runs[f"{graph} {shots}-shot: {base}{variant}"] = (
             f"data.name={name}",
             f"data.shots={shots}",

@@ -21,7 +21,7 @@ from cml_jax.tasks.nodes import members
 from cml_jax.types import Noisy
 
 X = np.array([[2, 0], [0, 4], [4, 2], [1, 1], [3, -1]], np.float32)
-HEAD = {"Dense_0": {"kernel": np.array([[1.0, 0], [0, 2]]), "bias": np.array([1.0, 0])}}
+HEAD = {"kernel": np.array([[1.0, 0], [0, 2]]), "bias": np.array([1.0, 0])}
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def dense_gcn(made):
     x[made.features.rows, made.features.columns] = made.features.values
 
     def apply(params, ids):
-        body, head = params["body"], params["head"]["Dense_0"]
+        body, head = params["body"], params["head"]
         hidden = adjacency @ (x @ body["kernel_1"]) + body["bias_1"][None]
         hidden = jax.nn.relu(hidden)
         features = adjacency @ (hidden @ body["second"]["kernel"]) + body["second"]["bias"][None]

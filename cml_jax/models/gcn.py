@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from cml_jax.models.adapters import from_linen
-from cml_jax.models.layers import Linear, uniform_fan_in
+from cml_jax.models.layers import uniform_fan_in
 from cml_jax.models.mlp import OneHiddenHead
 from cml_jax.ops.blocks import sum_blocks
 from cml_jax.ops.graph import Graph
@@ -96,7 +96,7 @@ def gcn(graph: Graph, ways: int, *, hidden: int = 16, dropout: float = 0.5) -> M
     head, as in https://github.com/Zhen-Tan-dmml/TLP-FSNC.
     """
     graph = jax.tree.map(jnp.asarray, graph)  # NumPy's arrays take no traced index
-    return from_linen(GraphConvolutions(graph, hidden, dropout), Linear(ways))
+    return from_linen(GraphConvolutions(graph, hidden, dropout), node_head(ways))
 
 
 def sgc(graph: Graph, ways: int, *, hidden: int = 16, hops: int = 2) -> Model:
@@ -121,7 +121,13 @@ def sgc(graph: Graph, ways: int, *, hidden: int = 16, hops: int = 2) -> Model:
     if hops not in (1, 2):
         raise ValueError(f"hops={hops} but SGC averages over 1 or 2 hops here: choose one of them")
     graph = jax.tree.map(jnp.asarray, graph)
-    return from_linen(SimpleConvolution(graph, hidden, hops), Linear(ways))
+    return from_linen(SimpleConvolution(graph, hidden, hops), node_head(ways))
+
+
+def node_head(ways: int) -> nn.Module:
+    """A linear head that starts uniform in +-1/sqrt(ways), as all layers of TLP-FSNC do."""
+    init = uniform_fan_in(ways)
+    return nn.Dense(ways, kernel_init=init, bias_init=init)
 
 
 def node_co_learner(ways: int, *, width: int = 16) -> Model:

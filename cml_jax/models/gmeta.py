@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from cml_jax.models.adapters import from_linen
+from cml_jax.models.gcn import node_head
 from cml_jax.models.layers import uniform_fan_in
 from cml_jax.types import Model, Noisy
 
@@ -53,6 +54,4 @@ def gmeta(ways: int, *, hidden: int = 16, dropout: float = 0.5) -> Model:
     Reference: Huang & Zitnik 2020, https://arxiv.org/abs/2006.07889;
     https://github.com/Zhen-Tan-dmml/TLP-FSNC.
     """
-    init = uniform_fan_in(ways)  # as in the code, of the outputs here too
-    head = nn.Dense(ways, kernel_init=init, bias_init=init)
-    return from_linen(SubgraphMean(hidden, dropout), head)
+    return from_linen(SubgraphMean(hidden, dropout), node_head(ways))
