@@ -532,6 +532,32 @@ TARGETS = {
 }
 
 
+# Loaders that do what none may, by what the harness says of them: it is tested too.
+
+
+def _bad(read: Callable[[Path], Any]) -> Target:
+    def read_or_good(folder: Path) -> Any:
+        return "good" if folder.parent.name == "good" else read(folder)
+
+    return Target(lambda folder: None, read_or_good, RUN, 1, (lambda folder, rng: None,))
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+WRONG = {
+    "read other": _bad(lambda folder: "other"),
+    "KeyError": _bad(lambda folder: _raise(KeyError("a"))),
+    "not one line": _bad(lambda folder: _raise(ValueError("a\nb"))),
+    "wrote": _bad(lambda folder: open(folder.parent.parent / "other", "w").close()),
+    "os.system": _bad(lambda folder: os.system("true")),
+    "MemoryError": _bad(lambda folder: bytes(2 * MEMORY)),
+    "seconds": _bad(lambda folder: time.sleep(2 * SECONDS)),
+    "code was run": _bad(lambda folder: (folder / "escaped").touch()),
+}
+
+
 # Each case in a process of its own.
 
 _ALLOWED_WRITES = ("/dev/null",)
@@ -594,7 +620,7 @@ def _serve(names: list[str]) -> None:
     home = Path(tempfile.mkdtemp(prefix="fuzz-"))
     try:
         for name in names:
-            target, template = TARGETS[name], home / f"template-{names.index(name)}"
+            target, template = (TARGETS | WRONG)[name], home / f"template-{names.index(name)}"
             template.mkdir()
             target.make(template)
             (home / "good").mkdir(exist_ok=True)
