@@ -9,14 +9,30 @@ import optax
 from cml_jax.types import Batch, Loss, Model, Params, PyTree
 
 
-def loss_on(model: Model, loss: Loss, batch: Batch) -> Callable[[Params], jax.Array]:
-    """The loss of `model` on `batch` as a function of its parameters, to a scalar."""
+def loss_on(model: Model, loss: Loss, batch: Batch) -> Callable[..., jax.Array]:
+    """The loss of `model` on `batch` as a function of its parameters, to a scalar.
 
-    def batch_loss(base):
-        outputs, _ = model.apply(base, batch.inputs)
+        base -> loss,    (base, step) -> loss with the noise of an inner step
+
+    PRNG keys (typed, one an example) among the inputs are noise, such as dropout's: with `step`
+    every key has it folded in, so that each inner step draws anew. What has no key has no noise.
+    """
+
+    def batch_loss(base, step=None):
+        inputs = batch.inputs if step is None else _at_step(batch.inputs, step)
+        outputs, _ = model.apply(base, inputs)
         return loss(outputs, batch.targets)
 
     return batch_loss
+
+
+def _at_step(inputs, step):
+    def fold(leaf):
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        return jax.vmap(jax.random.fold_in, (0, None))(leaf, step)
+
+    return jax.tree.map(fold, inputs)
 
 
 def sgd(learning_rate: PyTree) -> optax.GradientTransformation:
@@ -59,7 +75,7 @@ def rate_per_leaf(learning_rate: PyTree, params: PyTree) -> PyTree:
 
 
 def gradient_descent(
-    loss: Callable[[Params], jax.Array],
+    loss: Callable[..., jax.Array],
     params: Params,
     optimizer: optax.GradientTransformation,
     num_steps: int,
@@ -67,6 +83,7 @@ def gradient_descent(
     adapts: PyTree = True,
     first_order: jax.typing.ArrayLike = False,
     remat: bool = False,
+    first_step: jax.typing.ArrayLike | None = None,
 ) -> Params:
     """`num_steps` optax steps on `loss`, differentiable with respect to everything it is made of.
 
@@ -85,6 +102,7 @@ def gradient_descent(
         (both under a vmap over this bool).
       remat: recompute each step in the backward pass, so that memory grows by one copy of the
         adapted parameters a step and not by the activations.
+      first_step: with it, step k minimises `loss(params, first_step + k)`, as `loss_on` takes it.
 
     Returns:
       The adapted tree; leaves that do not adapt are the very leaves of `params`.
@@ -98,26 +116,30 @@ def gradient_descent(
         raise ValueError(f"num_steps={num_steps} but an inner loop has 0 or more steps: raise it")
     fast = select(adapts, params)
 
-    def gradient(fast, params):
-        return jax.grad(lambda fast: loss(merge(fast, params)))(fast)
+    def gradient(fast, params, *number):
+        return jax.grad(lambda fast: loss(merge(fast, params), *number))(fast)
 
-    def constant_gradient(fast, params):
+    def constant_gradient(fast, params, *number):
         # No tangent may enter the inner loss, or its linearisation is computed anyway.
-        return gradient(*jax.lax.stop_gradient((fast, params)))
+        return gradient(*jax.lax.stop_gradient((fast, params)), *number)
 
-    def step(carry, _):
+    def step(carry, number):
         fast, opt_state = carry
+        at = (fast, params) if number is None else (fast, params, number)
         if isinstance(first_order, jax.Array):
-            gradients = jax.lax.cond(first_order, constant_gradient, gradient, fast, params)
+            gradients = jax.lax.cond(first_order, constant_gradient, gradient, *at)
         else:
-            gradients = (constant_gradient if first_order else gradient)(fast, params)
+            gradients = (constant_gradient if first_order else gradient)(*at)
         updates, opt_state = optimizer.update(gradients, opt_state, fast)
         return (optax.apply_updates(fast, updates), opt_state), None
 
     if num_steps:
         carry = (fast, optimizer.init(fast))
         step = jax.checkpoint(step, prevent_cse=False) if remat else step
-        (fast, _), _ = jax.lax.scan(step, carry, length=num_steps, unroll=num_steps == 1)
+        numbers = None
+        if first_step is not None:
+            numbers = jnp.arange(num_steps, dtype=jnp.int32) + jnp.asarray(first_step, jnp.int32)
+        (fast, _), _ = jax.lax.scan(step, carry, numbers, num_steps, unroll=num_steps == 1)
     return merge(fast, params)
 
 

@@ -21,6 +21,18 @@ class Batch(NamedTuple):
     targets: PyTree
 
 
+class Noisy(NamedTuple):
+    """Inputs of a model that draws noise, such as dropout: it does so where it has keys.
+
+    Attributes:
+      inputs: leaves `[n, ...]`.
+      keys: PRNG keys `[n]`; each inner step folds its number in, see `cml_jax.inner.loss_on`.
+    """
+
+    inputs: PyTree
+    keys: jax.Array
+
+
 class Task(NamedTuple):
     """What is learned from (`support`) and what is asked (`query`); a batch of tasks has leaves
     `[T, n, ...]`."""

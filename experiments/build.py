@@ -12,10 +12,9 @@ import optax
 import cml_jax
 from cml_jax import models, tasks
 from cml_jax.types import Loss, Method, Metric, Model, Task
-from experiments.config import DECAYING
+from experiments import graphs
+from experiments.config import DECAYING, GRAPHS, SPLITS
 from experiments.runs import side_by_side
-
-_SPLITS = ("train", "validation", "test")
 
 
 class Problem(NamedTuple):
@@ -26,6 +25,9 @@ class Problem(NamedTuple):
       data: split ("train", "validation", "test") to arrays, or to None where tasks are procedural.
       split_hash: of the class lists; "" where tasks are procedural.
       curve: `(key, x [n, 1]) -> y [n, 1]`, the truth behind a regression task, or None.
+      network: from data[split] to the model, which may stand on it, as on a graph. Inside of what
+        is jitted the data are an argument: see `on`.
+      stands_on: the data of `model`.
       model, co_learner, loss: the networks (co_learner may be None) and the loss of both loops.
       metric_name, metric: "accuracy" or "mse".
       larger_is_better: of the metric.
@@ -37,6 +39,8 @@ class Problem(NamedTuple):
     data: dict[str, Any]
     split_hash: str
     curve: Callable[[jax.Array, jax.Array], jax.Array] | None
+    network: Callable[[Any], Model]
+    stands_on: Any
     model: Model
     co_learner: Model | None
     loss: Loss
@@ -52,14 +56,17 @@ def problem(config) -> Problem:
     Raises:
       ValueError: when the data cannot give such tasks.
     """
-    sample, data, split_hash = _tasks(config.data)
     shots = config.data.train_shots or config.data.shots
+    at_least = max(shots + config.data.queries, config.data.shots + config.eval.queries)
+    sample, data, split_hash = _tasks(config, at_least)
     train_sample = partial(sample, shots=shots, queries=config.data.queries)
     test_sample = partial(sample, shots=config.data.shots, queries=config.eval.queries)
+    if config.data.name in GRAPHS:
+        train_sample = partial(train_sample, noise=True)
     for split in data:  # shapes alone: mistakes show here, before anything compiles
         draw = train_sample if split == "train" else test_sample
         jax.eval_shape(draw, jax.random.key(0), data[split])
-    model, co_learner = _networks(config)
+    network, co_learner = _networks(config)
     regression = config.data.name == "sinusoid"
     error = cml_jax.squared_error
     return Problem(
@@ -68,7 +75,9 @@ def problem(config) -> Problem:
         data=data,
         split_hash=split_hash,
         curve=partial(tasks.sinusoid_curve, **_waves(config.data)) if regression else None,
-        model=model,
+        network=network,
+        stands_on=data["train"],
+        model=network(data["train"]),
         co_learner=co_learner,
         loss=error if regression else cml_jax.cross_entropy,
         metric_name="mse" if regression else "accuracy",
@@ -78,22 +87,30 @@ def problem(config) -> Problem:
     )
 
 
+def on(problem: Problem, data: Any) -> Problem:
+    """The problem with the model on these data, which may be traced."""
+    return problem._replace(model=problem.network(data), stands_on=data)
+
+
 def _waves(config):
     return {"amplitude": tuple(config.amplitude), "phase": tuple(config.phase)}
 
 
-def _tasks(config):
+def _tasks(config, at_least):
     """The sampler, the arrays of each split that it draws from, and the hash of their classes."""
+    if config.data.name in GRAPHS:
+        return graphs.node_tasks(config, at_least)
+    config = config.data
     if config.name == "omniglot":
         splits = _load(config)
         draw = partial(tasks.episodes, ways=config.ways, rotations=config.rotations)
-        data = {split: getattr(splits, split) for split in _SPLITS}
+        data = {split: getattr(splits, split) for split in SPLITS}
         return draw, data, splits.split_hash
     if config.name == "sinusoid":
         draw = partial(tasks.sinusoid, **_waves(config))
     else:
         draw = partial(tasks.glyphs, ways=config.ways)
-    return (lambda key, _, **shape: draw(key, **shape)), dict.fromkeys(_SPLITS), ""
+    return (lambda key, _, **shape: draw(key, **shape)), dict.fromkeys(SPLITS), ""
 
 
 def _load(config):
@@ -103,6 +120,7 @@ def _load(config):
 
 
 def _networks(config):
+    """From data to the model, and the co-learner or None."""
     if config.model.name == "mlp":
         activation = getattr(nn, config.model.activation)
         hidden = tuple(config.model.hidden)
@@ -111,6 +129,8 @@ def _networks(config):
             "linear": partial(models.linear_co_learner, 1),
             "mlp": partial(models.mlp_co_learner, 1, width=hidden[-1], activation=activation),
         }
+    elif config.data.name in GRAPHS:
+        network, co_learners = graphs.networks(config)
     else:
         shape = {"filters": config.model.filters, "pool": config.model.pool}
         model = models.conv4(config.data.ways, extra_blocks=config.model.extra_blocks, **shape)
@@ -121,7 +141,8 @@ def _networks(config):
             ),
         }
     name = config.co_learner
-    return model, None if name in ("", "none") else co_learners[name]()
+    co_learner = None if name in ("", "none") else co_learners[name]()
+    return network if config.data.name in GRAPHS else lambda _: model, co_learner
 
 
 def base_method(
@@ -166,7 +187,10 @@ def base_method(
             )
         if config.second_order_after and not config.first_order:
             kwargs["first_order"] = progress < config.second_order_after
-    return getattr(cml_jax, name)(problem.model, problem.loss, **kwargs)
+    if config.model.name == "amm_gnn":
+        return graphs.matched(config, problem, **kwargs)
+    method = getattr(cml_jax, name)(problem.model, problem.loss, **kwargs)
+    return graphs.on_subgraphs(config, problem, method)
 
 
 def _set(factor):
@@ -177,9 +201,11 @@ def _set(factor):
 def _reptile(config, problem, num_steps):
     shared = {"optimizer": _inner_optimizer(config, b1=0.0), "num_steps": num_steps}
     if config.inner_optimizer == "sgd" and not config.minibatch:
-        return cml_jax.reptile(problem.model, problem.loss, **shared)
-    minibatch = config.minibatch or config.data.shots * config.data.ways
-    return cml_jax.reptile_released(problem.model, problem.loss, minibatch=minibatch, **shared)
+        method = cml_jax.reptile(problem.model, problem.loss, **shared)
+    else:
+        shared["minibatch"] = config.minibatch or config.data.shots * config.data.ways
+        method = cml_jax.reptile_released(problem.model, problem.loss, **shared)
+    return graphs.on_subgraphs(config, problem, method)
 
 
 def _inner_optimizer(config, **adam):
@@ -210,15 +236,17 @@ def train_method(
 
 def initial_state(config, problem: Problem) -> cml_jax.MetaState:
     """The state at step 0, a function of the seed; several runs are a leading axis."""
-    draw, data = problem.train_sample, problem.data["train"]
-    example = jax.eval_shape(draw, jax.random.key(0), data).support.inputs
+    data = problem.data["train"]
+    # Of a test task: without keys for noise.
+    example = jax.eval_shape(problem.test_sample, jax.random.key(0), data).support.inputs
 
-    def init(config):
+    def init(config, data):
         key = jax.random.fold_in(jax.random.key(config.seed), 0)
-        method, optimizer = train_method(config, problem), outer_optimizer(config)
-        return cml_jax.init(method, optimizer, key, jnp.zeros(example.shape, example.dtype))
+        method, optimizer = train_method(config, on(problem, data)), outer_optimizer(config)
+        inputs = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
+        return cml_jax.init(method, optimizer, key, inputs)
 
-    return jax.jit(side_by_side(config, init, ()))()
+    return jax.jit(side_by_side(config, init, (None,)))(data)
 
 
 def test_methods(config, problem: Problem, num_steps: int) -> dict[str, Method]:
@@ -230,14 +258,16 @@ def test_methods(config, problem: Problem, num_steps: int) -> dict[str, Method]:
     base = base_method(config, problem, num_steps)
     methods = {"meta-learner": base}
     if problem.co_learner is not None and config.method != "collaborative":
-        if config.method in ("maml", "fomaml", "anil", "boil", "sharp_maml"):
-            methods["co-learner (paper)"] = cml_jax.cml_dagger(
+        plain = config.method in ("maml", "fomaml", "anil", "boil", "sharp_maml")
+        if plain and config.model.name != "amm_gnn":
+            dagger = cml_jax.cml_dagger(
                 problem.model,
                 problem.co_learner,
                 problem.loss,
                 learning_rate=config.inner_learning_rate,
                 num_steps=num_steps,
             )
+            methods["co-learner (paper)"] = graphs.on_subgraphs(config, problem, dagger)
         methods["co-learner (released code)"] = cml_jax.cml_dagger_released(
             base, problem.co_learner
         )
@@ -265,8 +295,11 @@ def outer_optimizer(config) -> optax.GradientTransformation:
         "linear": lambda: optax.linear_schedule(rate, 0.0, steps),
         "cosine": lambda: optax.cosine_decay_schedule(rate, steps),
     }[config.outer_schedule]()
-    decay = {"weight_decay": config.weight_decay} if config.outer_optimizer in DECAYING else {}
+    own_decay = config.outer_optimizer in DECAYING
+    decay = {"weight_decay": config.weight_decay} if own_decay else {}
     parts = [getattr(optax, config.outer_optimizer)(schedule, **decay)]
+    if config.weight_decay and not own_decay:
+        parts.insert(0, optax.add_decayed_weights(config.weight_decay))
     if config.max_gradient_norm:
         parts.insert(0, optax.clip_by_global_norm(config.max_gradient_norm))
     if _set(config.co_learner_rate):

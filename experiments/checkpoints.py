@@ -131,7 +131,8 @@ class Checkpoints:
         while target.exists():
             target = target.with_name(target.name + "x")
         if hosts.is_first():
-            logging.warning("checkpoint %s/%d is damaged, now %s: %s", folder, step, target, why)
+            name = target.name
+            logging.warning("checkpoint %s/%d is damaged, now %s: %s", folder, step, name, why)
             os.rename(folder / str(step), target)
         hosts.any_process(False)  # the others see the folder as it is now
         manager.reload()

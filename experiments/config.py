@@ -43,6 +43,9 @@ SWEPT = ("inner_learning_rate", "body_rate", "co_learner_scale", "co_learner_rat
 SWEPT += ("outer_learning_rate",)
 # Whose inner loop takes any optimiser; the others have rates or gradients of their own.
 OPTIMIZABLE = ("maml", "fomaml", "anil", "boil", "collaborative", "reptile")
+GRAPHS = ("block_graph", "citeseer", "cora", "amazon_computer", "cora_full", "graph")
+ON_GRAPHS = ("gcn", "sgc", "gmeta", "amm_gnn")
+SPLITS = ("train", "validation", "test")
 DECAYING = ("adamw", "lamb", "lion")
 OPTIMIZERS = ("adam", "nadam", "radam", "rmsprop", "sgd", *DECAYING)
 
@@ -78,7 +81,9 @@ KEYS = {
         "of matrix products; default: the device's own (CPU float32, GPU TF32, TPU bfloat16)",
     ),
     "outer_optimizer": Key("adam", OPTIMIZERS, "optax optimiser of the outer loop"),
-    "weight_decay": Key(0.0, (0.0, 1.0), "of the outer loop (adamw, lamb, lion)"),
+    "weight_decay": Key(
+        0.0, (0.0, 1.0), "of the outer loop (adamw, lamb, lion: apart; others: in the gradient)"
+    ),
     "co_learner_rate": Key(1.0, (0.0, 1e3), "its outer rate, in units of outer_learning_rate"),
     "outer_learning_rate": Key(1e-3, _RATE, "step size of the outer loop"),
     "outer_schedule": Key("constant", ("constant", "linear", "cosine"), "decays to 0 at the end"),
@@ -89,8 +94,14 @@ KEYS = {
     "num_seeds": Key(1, (1, 10_000), "runs side by side in one program: seed, seed + 1, ..."),
     "sweep": Key("none", ("none", *SWEPT), "a setting that takes each of sweep_values"),
     "sweep_values": Key((1.0,), (0.0, 100.0), "its values, side by side, each with all seeds"),
-    "data.name": Key("glyphs", ("glyphs", "omniglot", "sinusoid"), "task distribution"),
+    "data.name": Key("glyphs", ("glyphs", "omniglot", "sinusoid", *GRAPHS), "task distribution"),
     "data.dir": Key("", None, "folder of the data set's files"),
+    "data.file": Key("", None, "npz of the graph (graph)"),
+    "data.classes": Key(
+        (0, 0, 0), (0, 10_000), "training, validation, test classes (graphs); 0s: the paper's"
+    ),
+    "data.split_file": Key("", None, "JSON lists of the classes instead (graphs)"),
+    "data.split_seed": Key(0, (0, 2**31 - 1), "which classes are where (graphs)"),
     "data.ways": Key(5, (2, 10_000), "classes in a task"),
     "data.shots": Key(1, (1, 100_000), "support examples per class (sinusoid: points)"),
     "data.train_shots": Key(
@@ -100,11 +111,13 @@ KEYS = {
     "data.rotations": Key(True, None, "each 90-degree rotation is a training class of its own"),
     "data.amplitude": Key((0.1, 5.0), (0.0, 1e6), "lowest and highest (sinusoid)"),
     "data.phase": Key((0.0, 3.14159265), (-1e6, 1e6), "lowest and highest (sinusoid)"),
-    "model.name": Key("conv4", ("conv4", "mlp"), "network"),
+    "model.name": Key("conv4", ("conv4", "mlp", *ON_GRAPHS), "network"),
     "model.filters": Key(64, (1, 65_536), "channels of each convolution (conv4)"),
     "model.extra_blocks": Key(0, (0, 100), "convolutions behind the four; 3: More-MAML (conv4)"),
     "model.pool": Key(True, None, "max-pool; False: convolutions of stride 2 (conv4)"),
-    "model.hidden": Key((40, 40), (1, 1_000_000), "widths of the hidden layers (mlp)"),
+    "model.hidden": Key((40, 40), (1, 1_000_000), "widths of the hidden layers (mlp; graphs: one)"),
+    "model.subgraph_nodes": Key(64, (1, 1_000_000), "rows of a node's subgraph at most (gmeta)"),
+    "model.dropout": Key(0.5, (0.0, 0.99), "share dropped in the inner loop of training (graphs)"),
     "model.activation": Key("relu", ("relu", "tanh"), "nonlinearity (mlp)"),
     "eval.num_tasks": Key(1000, (2, 10_000_000), "test tasks"),
     "eval.queries": Key(15, (1, 100_000), "query examples per class at validation and test"),
@@ -134,8 +147,8 @@ KEYS = {
 
 # What a run may change when it goes on: where files lie, how fast, how often it speaks, and the
 # final test, none of which changes the parameters or which checkpoint is best.
-_FREE = ("plan.", "hosts.", "data.dir", "eval.num_tasks", "eval.num_steps", "tensorboard")
-_FREE += ("checkpoint_every_minutes", "log_every_seconds", "non_finite")
+_FREE = ("plan.", "hosts.", "data.dir", "data.file", "eval.num_tasks", "eval.num_steps")
+_FREE += ("checkpoint_every_minutes", "log_every_seconds", "tensorboard", "non_finite")
 _TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -206,11 +219,35 @@ def _check_together(c: ConfigDict) -> None:
         raise ConfigError("eval.num_steps=(): name at least one number of inner steps, as in (1,3)")
     if c.data.name == "sinusoid" and c.model.name != "mlp":
         raise ConfigError(f"model.name={c.model.name} on the sinusoid: use --config.model.name=mlp")
+    if (c.data.name in GRAPHS) != (c.model.name in ON_GRAPHS):
+        fitting = (
+            "gcn" if c.data.name in GRAPHS else "mlp" if c.data.name == "sinusoid" else "conv4"
+        )
+        raise ConfigError(
+            f"model.name={c.model.name} does not fit data.name={c.data.name}: "
+            f"use --config.model.name={fitting}"
+        )
+    if c.model.name in ON_GRAPHS and len(c.model.hidden) != 1:
+        raise ConfigError(f"model.hidden={c.model.hidden}: {c.model.name} has one width, as (16,)")
+    if c.model.name == "amm_gnn" and c.method not in ("maml", "fomaml"):
+        raise ConfigError(f"model.name=amm_gnn with method={c.method}: use --config.method=fomaml")
+    if len(c.data.classes) != 3 or (any(c.data.classes) and not all(c.data.classes)):
+        raise ConfigError(f"data.classes={c.data.classes}: needs three counts, or (0,0,0)")
+    if (c.data.name == "graph") != bool(c.data.file):
+        raise ConfigError(
+            f"data.file={c.data.file!r} with data.name={c.data.name}: an npz goes with "
+            "--config.data.name=graph and nothing else"
+        )
+    if c.data.name == "graph" and not (any(c.data.classes) or c.data.split_file):
+        raise ConfigError("data.name=graph needs a class split: --config.data.classes=4,3,3")
     if c.data.name != "sinusoid" and c.model.name == "mlp":
         raise ConfigError(
             f"model.name=mlp on the images of {c.data.name}: use --config.model.name=conv4"
         )
-    if (c.co_learner, c.model.name) in {("conv", "mlp"), ("mlp", "conv4")}:
+    if (c.co_learner, c.model.name) in {
+        *(("conv", name) for name in ("mlp", *ON_GRAPHS)),
+        ("mlp", "conv4"),
+    }:
         raise ConfigError(
             f"co_learner={c.co_learner} does not fit model.name={c.model.name}: "
             "use --config.co_learner=linear"
@@ -230,11 +267,6 @@ def _check_together(c: ConfigDict) -> None:
         raise ConfigError(
             f"inner_optimizer={c.inner_optimizer} is for method={' or '.join(OPTIMIZABLE)}, with "
             "body_rate=1: leave it out"
-        )
-    if c.weight_decay and c.outer_optimizer not in DECAYING:
-        raise ConfigError(
-            f"weight_decay={c.weight_decay} with outer_optimizer={c.outer_optimizer}: "
-            "use --config.outer_optimizer=adamw"
         )
     if c.sweep == "none" and c.sweep_values != KEYS["sweep_values"].default:
         raise ConfigError(f"sweep_values={c.sweep_values} of what? name it: --config.sweep=SETTING")
@@ -309,8 +341,9 @@ def record(
 ) -> list[str]:
     """Writes `config.json` until training has begun (`last/` is there), then compares with it.
 
-    Free to differ: plan.*, hosts.*, data.dir, eval.num_tasks, eval.num_steps, tensorboard,
-    checkpoint_every_minutes, log_every_seconds and non_finite; with `evaluate`, all of eval.*.
+    Free to differ: plan.*, hosts.*, data.dir, data.file, eval.num_tasks, eval.num_steps,
+    tensorboard, checkpoint_every_minutes, log_every_seconds and non_finite; with `evaluate`, all
+    of eval.*.
 
     Args:
       config: the checked config.

@@ -143,7 +143,7 @@ def scorer(config, problem, plan, method_of, split, modes=(True,)):
     Every device takes an equal share; the tasks that fill the last round up are dropped again.
 
     Args:
-      method_of: the method from the config of a run.
+      method_of: the method from the config of a run and the images.
       modes: for each, whether it is transductive; `values` is a list with `[n]` for each. Several
         runs are a leading axis of `params` and of the values.
     """
@@ -154,7 +154,7 @@ def scorer(config, problem, plan, method_of, split, modes=(True,)):
         rounds = -(-count // at_a_time)
 
         def one_run(c, params, images):
-            method = method_of(c)
+            method = method_of(c, images)
             keys = task_keys(jax.random.key(c.seed), split, 0, rounds * at_a_time)
 
             def one_round(keys):
@@ -173,8 +173,8 @@ def scorer(config, problem, plan, method_of, split, modes=(True,)):
     return score
 
 
-def _tested(who, problem, num_steps, config):
-    return build.test_methods(config, problem, num_steps)[who]
+def _tested(who, problem, num_steps, config, images):
+    return build.test_methods(config, build.on(problem, images), num_steps)[who]
 
 
 def describe(name: str, row: dict) -> str:

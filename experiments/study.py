@@ -76,28 +76,49 @@ _COLUMNS["co-learner (released code)"] = "CML-dagger, released"
 
 
 def _cells(results: dict) -> dict[str, dict[str, list[dict]]]:
-    """Method to column to tests, where a label that ends in " + CML" is a column of its method."""
+    """Row to column to its tests after the most inner steps.
+
+    A label "COLUMN: ROW" says where it stands; CML-dagger has rows of its own. Otherwise a row is a
+    method, and its columns what it reaches alone, under CML (" + CML" in the label) and as
+    CML-dagger.
+    """
     cells: dict[str, dict[str, list[dict]]] = {}
     for label, result in results.items():
-        row = cells.setdefault(label.removesuffix(_WITH), {})
+        most = max(test["num_steps"] for test in result["test_all"])
         for test in result["test_all"]:
-            column = _COLUMNS[test["predicts"]] if label.endswith(_WITH) else "alone"
-            if label.endswith(_WITH) or test["predicts"] == "meta-learner":
-                row.setdefault(column, []).append(test)
+            who = test["predicts"]
+            column, colon, row = label.partition(": ")
+            if colon:
+                row += "" if who == "meta-learner" else f": {_COLUMNS[who]}"
+            else:
+                row, column = label.removesuffix(_WITH), "alone"
+                if label.endswith(_WITH):
+                    column = _COLUMNS[who]
+                elif who != "meta-learner":
+                    continue
+            if test["num_steps"] == most:
+                cells.setdefault(row, {}).setdefault(column, []).append(test)
     return cells
 
 
-def _pivot(results: dict) -> list[str]:
-    """A table with a row a method: what it reaches alone, under CML, and as CML-dagger."""
-    columns = ["alone", *_COLUMNS.values()]
+def _pivot(results: dict, beside: dict[str, dict[str, str]]) -> list[str]:
+    """A table with a row a method, as in `_cells`."""
+    cells = _cells(results)
+    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
     lines = [_line(["method", *columns]), _line(["---"] * (1 + len(columns)))]
-    for method, row in _cells(results).items():
+    two = False
+    for method, row in cells.items():
         texts = []
         for column in columns:
-            at_once, alone = row.get(column, [None, None])
-            texts.append(f"{_percent(at_once)} ({100 * alone['accuracy']:.2f})" if at_once else "-")
+            tests = row.get(column)
+            text = _percent(tests[0]) if tests else "-"
+            if tests and len(tests) > 1:
+                two, text = True, f"{text} ({100 * tests[1]['accuracy']:.2f})"
+            texts.append(text)
         lines.append(_line([method, *texts]))
-    return [*lines, "", "All queries at once; in parentheses each query alone."]
+    for method, row in beside.items():
+        lines.append(_line([method, *(row.get(column, "-") for column in columns)]))
+    return lines + ["", "All queries at once; in parentheses each query alone."] * two
 
 
 def _percent(test: dict) -> str:
@@ -123,9 +144,12 @@ def _table(results: dict) -> list[str]:
 def _section(name: str, path: Path) -> str:
     study, results = STUDIES[name], json.loads(path.read_text())
     lines = [f"## {study.title}", "", study.published, ""]
-    lines += _table(results) if study.curve else _pivot(results)
+    lines += _table(results) if study.curve else _pivot(results, study.beside)
     first = next(iter(results.values()))
-    lines += ["", f"{first['test']['num_tasks']} test tasks, {first['plan']}."]
+    tasks = f"{first['test']['num_tasks']} test tasks"
+    if seeds := first["test"].get("num_seeds"):
+        tasks += f" for each of {seeds} seeds, intervals over seeds"
+    lines += ["", f"{tasks}, {first['plan']}."]
     lines += [f"\n![{study.title}](results/{name}.png)\n"]
     for label in results:
         fits = f"{name}-{_file_name(label)}.png"
@@ -135,7 +159,8 @@ def _section(name: str, path: Path) -> str:
     lines += [_line(["run", "best step", "minutes of training", "command"]), _line(["---"] * 4)]
     for label, result in results.items():
         minutes = f"{result['wall_seconds'] / 60:.1f}"
-        step = str(result["validation"]["step"])
+        several = result.get("runs", [{"best_step": result["validation"]["step"]}])
+        step = ", ".join(str(run["best_step"]) for run in several)
         lines.append(_line([label, step, minutes, f"`{result['command']}`"]))
     return "\n".join(lines) + "\n"
 

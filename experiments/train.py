@@ -139,7 +139,9 @@ def compile_steps(config, problem, plan, state, images):
         keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
         tasks = jax.vmap(problem.train_sample, (0, None))(keys, images)
         return cml_jax.meta_step(
-            build.train_method(c, problem, plan.remat, state.step / c.train_steps),
+            build.train_method(
+                c, build.on(problem, images), plan.remat, state.step / c.train_steps
+            ),
             build.outer_optimizer(c),
             state,
             tasks,
@@ -169,8 +171,8 @@ def compile_steps(config, problem, plan, state, images):
     return jax.jit(advance, **whole).lower(state, images, 1).compile()
 
 
-def _validated(who, problem, config):
-    return build.validated(config, problem)[who]
+def _validated(who, problem, config, images):
+    return build.validated(config, build.on(problem, images))[who]
 
 
 def _by_run(config, name, values):

@@ -19,7 +19,7 @@ from experiments import hosts
 from experiments.config import ConfigError, check, default_config
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 150  # of patience with one start; a loaded machine is slow
+SECONDS = 300  # of patience with one start: a loaded machine is slow
 ARGUMENTS = (
     "--config=configs/sinusoid.py",
     "--config.co_learner=mlp",
@@ -49,6 +49,7 @@ def started(workdir, *arguments, processes=2, seconds=60):
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "TMPDIR": str(workdir.parent),
     }
     children = []
     for index in range(processes):
@@ -169,8 +170,6 @@ def test_the_survivor_of_a_killed_process_ends_with_a_line(killed):
         assert code == [1], told
         ours = [line for line in told if not re.match("step |compiling|plan: |resuming ", line)]
         assert len(ours) == 1 and ours[0].startswith(f"error: {hosts.GONE}")
-        if log := re.search("jaxlib's words: (.*)\\)", ours[0]):
-            os.unlink(log[1])
 
 
 @pytest.mark.parametrize("processes", [2, 1])

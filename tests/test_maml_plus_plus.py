@@ -234,6 +234,23 @@ def test_weights_and_order_may_be_traced(x64):
     assert_close(annealed(10.0), fixed(), 1e-12)
 
 
+@pytest.mark.parametrize("annealed", ["step_weights", "first_order"])
+def test_what_does_not_count_is_not_computed(annealed):
+    """A conditional on a traced progress stays one under the vmap over tasks."""
+    outer = optax.sgd(0.1)
+    state = cml_jax.init(plus_plus(), outer, jax.random.key(0), sinusoids().support.inputs[0])
+
+    def step(progress):
+        weights = multi_step_weights(progress, K, num_epochs=0.5)
+        settings = {"step_weights": weights, "first_order": progress < 0.5}
+        method = plus_plus(**{annealed: settings[annealed]})
+        return cml_jax.meta_step(method, outer, state, sinusoids())[0].params
+
+    assert " cond[" in str(jax.make_jaxpr(step)(0.1))
+    # Not so where the progress is an axis of its own: both sides are computed, and one is taken.
+    assert " cond[" not in str(jax.make_jaxpr(jax.vmap(step))(jnp.array([0.1, 0.9])))
+
+
 def test_a_step_of_training_with_agreement_is_the_one_by_hand(x64):
     method = cml(plus_plus(step_weights=WEIGHTS), CO_LEARNER, squared_error, scale=0.5)
     tasks, outer = double(sinusoids(4)), optax.sgd(0.5)

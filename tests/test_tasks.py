@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cml_jax.tasks import episodes, glyphs, sinusoid, sinusoid_curve, task_keys
-from cml_jax.tasks.episodes import _choose
+from cml_jax.tasks.episodes import choose
 
 
 def coded_images(num_classes=6, num_images=5, side=3, channels=1):
@@ -142,7 +142,7 @@ def test_sinusoid_support_does_not_depend_on_queries():
 
 @pytest.mark.parametrize("n, k", [(4, 2), (5, 3), (4, 4), (1, 1)])
 def test_choose_is_uniform_over_ordered_subsets(n, k):
-    draws = jax.vmap(lambda key: _choose(key, n, k))(jax.random.split(jax.random.key(0), 24000))
+    draws = jax.vmap(lambda key: choose(key, n, k))(jax.random.split(jax.random.key(0), 24000))
     ordered, counts = np.unique(np.asarray(draws), axis=0, return_counts=True)
     assert all(len(set(row)) == k for row in ordered.tolist())
     assert len(ordered) == math.perm(n, k)
@@ -151,7 +151,7 @@ def test_choose_is_uniform_over_ordered_subsets(n, k):
 
 @pytest.mark.parametrize("n, k", [(4400, 5), (600, 100), (20, 20)])
 def test_choose_never_repeats(n, k):
-    draws = jax.jit(jax.vmap(lambda key: _choose(key, n, k)))(
+    draws = jax.jit(jax.vmap(lambda key: choose(key, n, k)))(
         jax.random.split(jax.random.key(1), 500)
     )
     draws = np.sort(np.asarray(draws), axis=1)

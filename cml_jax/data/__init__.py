@@ -1,6 +1,14 @@
 """Files to arrays, on the host, once: the only part of the library that reads or writes files."""
 
+from cml_jax.data.graphs import load_graph, read_class_split, split_classes
 from cml_jax.data.omniglot import load_omniglot
 from cml_jax.data.types import DataError, ImageSplits
 
-__all__ = ["DataError", "ImageSplits", "load_omniglot"]
+__all__ = [
+    "DataError",
+    "ImageSplits",
+    "load_graph",
+    "load_omniglot",
+    "read_class_split",
+    "split_classes",
+]

@@ -31,6 +31,7 @@ def read_zip(
     max_members: int,
     max_member_bytes: int,
     max_bytes: int,
+    max_ratio: int = _MAX_RATIO,
 ) -> Iterator[tuple[re.Match[str], bytes]]:
     """Yields the members of a zip whose names match, as `(match, content)`; the rest is ignored.
 
@@ -40,6 +41,7 @@ def read_zip(
       max_members: of the archive, ignored ones included.
       max_member_bytes: of a member's content.
       max_bytes: of the file, and of all content together.
+      max_ratio: how far a member may be compressed.
 
     Raises:
       DataError: damage, an unsafe name, a link, a member that occurs twice, or a limit passed.
@@ -53,7 +55,8 @@ def read_zip(
             if len(members) > max_members:
                 raise _bad(path, f"has {len(members)} members, more than {max_members}")
             wanted = _wanted(path, members, pattern)
-            _check_sizes(path, [member for _, member in wanted], max_member_bytes, max_bytes)
+            contents = [member for _, member in wanted]
+            _check_sizes(path, contents, max_member_bytes, max_bytes, max_ratio)
             for match, member in wanted:
                 with archive.open(member) as stream:
                     # Bounded, because the declared size is only a claim.
@@ -128,7 +131,11 @@ def _wanted(
 
 
 def _check_sizes(
-    path: Path, members: list[zipfile.ZipInfo], max_member_bytes: int, max_bytes: int
+    path: Path,
+    members: list[zipfile.ZipInfo],
+    max_member_bytes: int,
+    max_bytes: int,
+    max_ratio: int,
 ) -> None:
     for member in members:
         # zipfile inflates the other methods without a bound.
@@ -136,8 +143,8 @@ def _check_sizes(
             raise _bad(path, f"has {member.filename!r} in an unusual compression")
         if member.file_size > max_member_bytes:
             raise _bad(path, f"has {member.filename!r} of {member.file_size} bytes")
-        if member.file_size > _MAX_RATIO * max(member.compress_size, 1):
-            raise _bad(path, f"has {member.filename!r}, compressed more than {_MAX_RATIO} times")
+        if member.file_size > max_ratio * max(member.compress_size, 1):
+            raise _bad(path, f"has {member.filename!r}, compressed more than {max_ratio} times")
     total = sum(member.file_size for member in members)
     if total > max_bytes:
         raise _bad(path, f"has {total} bytes of content, more than {max_bytes}")

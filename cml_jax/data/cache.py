@@ -12,8 +12,6 @@ import numpy as np
 from cml_jax.data.archives import one_line, read_zip
 from cml_jax.data.types import DataError
 
-_MEMBER = re.compile(r"(\w+)\.npy")
-
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes arrays and their SHA-256; two processes at once leave the file of the last.
@@ -49,9 +47,34 @@ def read_arrays(path: Path, *, max_bytes: int) -> dict[str, np.ndarray]:
     Raises:
       DataError: the file is damaged, or was not written by `write_arrays`.
     """
+    arrays = read_npz(path, r"(\w+)\.npy", max_members=16, max_bytes=max_bytes)
+    digest = arrays.pop("sha256", None)
+    if digest is None or str(digest) != _digest(arrays):
+        raise DataError(f"{path} does not match its SHA-256: delete it")
+    return arrays
+
+
+def read_npz(
+    path: Path, members: str, *, max_members: int, max_bytes: int, **limits: int
+) -> dict[str, np.ndarray]:
+    """Reads arrays of any npz, never objects.
+
+    Args:
+      path: the npz.
+      members: a pattern of the members to read, whose first group is the array's name.
+      max_members, max_bytes, limits: as in `read_zip`.
+
+    Raises:
+      DataError: the file is damaged or goes beyond the limits.
+    """
     arrays = {}
     members = read_zip(
-        path, _MEMBER, max_members=16, max_member_bytes=max_bytes, max_bytes=max_bytes
+        path,
+        re.compile(members),
+        max_members=max_members,
+        max_member_bytes=max_bytes,
+        max_bytes=max_bytes,
+        **limits,
     )
     try:
         for match, content in members:
@@ -61,9 +84,6 @@ def read_arrays(path: Path, *, max_bytes: int) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # a header from outside is an expression that numpy evaluates
         raise DataError(f"{path} is damaged ({one_line(error)}): delete it") from error
-    digest = arrays.pop("sha256", None)
-    if digest is None or str(digest) != _digest(arrays):
-        raise DataError(f"{path} does not match its SHA-256: delete it")
     return arrays
 
 

@@ -26,9 +26,9 @@ def maml(
 
     or, with `optimizer`, K steps of it from a fresh state, differentiated through as well.
 
-    The inner rate is on the *mean* loss. cbfinn/maml divides its summed cross-entropy by K, not by
-    N * K, so its printed rates are N times smaller than the ones to give here (0.4 there is 2.0
-    here on 5-way Omniglot).
+    The inner rate is on the *mean* loss. cbfinn/maml divides its summed cross-entropy by the shots,
+    not by ways * shots, so its printed rates are `ways` times smaller than the ones to give here
+    (0.4 there is 2.0 here on 5-way Omniglot).
 
     Args:
       model: the network.
@@ -74,6 +74,7 @@ def maml(
             adapts=adapts,
             first_order=first_order,
             remat=remat,
+            first_step=0,
         )
 
     def objective(params, adapted, query, prediction=None):

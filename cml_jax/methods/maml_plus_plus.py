@@ -129,7 +129,7 @@ def maml_plus_plus(
         rates = params["inner_rates"] if learn_rates else None
 
         def step(network, row):
-            rates, norm = row
+            number, rates, norm = row
             network = gradient_descent(
                 support_loss,
                 merge(norm, network),
@@ -138,13 +138,14 @@ def maml_plus_plus(
                 adapts=adapts,
                 first_order=first_order,
                 remat=remat,
+                first_step=number,
             )
             return network, network if step_weights is not None else None
 
         last, path = jax.lax.scan(
             step,
             base,
-            _rows((rates, norms), num_steps),
+            (jnp.arange(num_steps), *_rows((rates, norms), num_steps)),
             length=num_steps,
             unroll=num_steps == 1,
         )
@@ -171,7 +172,7 @@ def maml_plus_plus(
         weights = jnp.asarray(step_weights, last.dtype)
 
         # Recomputed in the backward pass: what a conditional keeps for it is written, as zeros,
-        # also where it is not taken, and takes longer than the loss.
+        # where it is not taken too, and costs most of what is saved.
         @partial(jax.checkpoint, prevent_cse=False)
         def weighted(row):
             weight, network = row

@@ -43,7 +43,12 @@ def reptile(
 
     def adapt(params, support):
         return gradient_descent(
-            loss_on(model, loss, support), params["base"], optimizer, num_steps, first_order=True
+            loss_on(model, loss, support),
+            params["base"],
+            optimizer,
+            num_steps,
+            first_order=True,
+            first_step=0,
         )
 
     def objective(params, adapted, query, prediction=None):
@@ -111,14 +116,16 @@ def reptile_released(
         carried = params["carried"]
         size = jax.tree.leaves(support)[0].shape[0]
 
-        def step(carry, rows):
-            theta, state = carry
+        def step(carry, row):
+            (theta, state), (number, rows) = carry, row
             batch = jax.tree.map(lambda x: x[rows], support)
             at = jax.lax.stop_gradient(theta)
-            updates, state = optimizer.update(jax.grad(loss_on(model, loss, batch))(at), state, at)
+            gradients = jax.grad(loss_on(model, loss, batch))(at, number)
+            updates, state = optimizer.update(gradients, state, at)
             return (optax.apply_updates(theta, updates), state), None
 
         rows = minibatches(carried["step"], size, minibatch, num_steps)
+        rows = (jnp.arange(num_steps), rows)
         (theta, state), _ = jax.lax.scan(step, (params["base"], carried["inner_state"]), rows)
         return theta | {"carried": {"inner_state": state, "step": carried["step"] + 1}}
 

@@ -1,6 +1,7 @@
 """Sharp-MAML: inner gradients taken where the support loss is steepest nearby."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from cml_jax.inner import gradient_descent, loss_on, merge, perturb, sgd
@@ -51,19 +52,23 @@ def sharp_maml(
     def adapt(params, support):
         base, support_loss = params["base"], loss_on(model, loss, support)
 
-        def sharpen(gradients, fast):
+        def sharpen(gradients, number, fast):
             fast, frozen = jax.lax.stop_gradient((fast, base)) if first_order else (fast, base)
             perturbed = perturb(fast, gradients, radius)
-            return jax.grad(lambda fast: support_loss(merge(fast, frozen)))(perturbed)
+            # With the noise of the gradient that perturbed: both are of one loss.
+            at = jax.grad(lambda fast: support_loss(merge(fast, frozen), number))(perturbed)
+            return at, number + 1
 
+        sharper = optax.GradientTransformation(lambda _: jnp.zeros((), jnp.int32), sharpen)
         return gradient_descent(
             support_loss,
             base,
-            optax.chain(optax.stateless(sharpen), sgd(learning_rate)),
+            optax.chain(sharper, sgd(learning_rate)),
             num_steps,
             adapts=adapts,
             first_order=first_order,
             remat=remat,
+            first_step=0,
         )
 
     return plain._replace(adapt=adapt)

@@ -2,6 +2,8 @@
 
 from cml_jax.models.adapters import from_linen, from_nnx
 from cml_jax.models.conv import conv4, conv_co_learner
+from cml_jax.models.gcn import gcn, node_co_learner, sgc
+from cml_jax.models.gmeta import gmeta
 from cml_jax.models.layers import BatchNorm, ConvBlock, Linear
 from cml_jax.models.mlp import linear_co_learner, mlp, mlp_co_learner
 
@@ -13,7 +15,11 @@ __all__ = [
     "conv_co_learner",
     "from_linen",
     "from_nnx",
+    "gcn",
+    "gmeta",
     "linear_co_learner",
     "mlp",
     "mlp_co_learner",
+    "node_co_learner",
+    "sgc",
 ]

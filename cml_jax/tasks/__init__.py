@@ -3,6 +3,7 @@
 from cml_jax.tasks.episodes import episodes
 from cml_jax.tasks.glyphs import glyphs
 from cml_jax.tasks.keys import task_keys
+from cml_jax.tasks.nodes import nodes
 from cml_jax.tasks.sinusoid import sinusoid, sinusoid_curve
 
-__all__ = ["episodes", "glyphs", "sinusoid", "sinusoid_curve", "task_keys"]
+__all__ = ["episodes", "glyphs", "nodes", "sinusoid", "sinusoid_curve", "task_keys"]

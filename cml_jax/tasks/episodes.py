@@ -44,8 +44,8 @@ def episodes(
     _check(images, ways, shots, queries, rotations)
     num_classes, num_images = images.shape[:2]
     class_key, *image_keys = jax.random.split(key, 1 + ways)
-    chosen = _choose(class_key, num_classes * (4 if rotations else 1), ways)
-    drawings = jax.vmap(lambda k: _choose(k, num_images, shots + queries))(jnp.stack(image_keys))
+    chosen = choose(class_key, num_classes * (4 if rotations else 1), ways)
+    drawings = jax.vmap(lambda k: choose(k, num_images, shots + queries))(jnp.stack(image_keys))
     # One gather of the episode's own images, whatever the size of the data set.
     episode = images[chosen[:, None] % num_classes, drawings]
     if rotations:
@@ -60,7 +60,7 @@ def episodes(
     return Task(batch(episode[:, :shots]), batch(episode[:, shots:]))
 
 
-def _choose(key: jax.Array, n: int, k: int) -> jax.Array:
+def choose(key: jax.Array, n: int, k: int) -> jax.Array:
     """A uniformly random ordered k-subset of 0, ..., n - 1 in O(k^2), whatever n.
 
     The first k steps of a Fisher-Yates shuffle, step t exchanging t with draws[t] ~ U{t..n-1}. The

@@ -1,0 +1,224 @@
+"""Graphs whose nodes are classified, from the files that users have."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cml_jax.data.cache import read_npz
+from cml_jax.data.matrices import Entries, check_labels, csr, dense, summed
+from cml_jax.data.places import places
+from cml_jax.data.planetoid import planetoid_files, read_planetoid
+from cml_jax.data.types import DataError
+from cml_jax.ops.graph import Graph, graph
+from cml_jax.ops.sparse import sparse
+
+_MAX_BYTES = 1 << 29  # of a file and of its content; CoraFull has 30 million
+_MAX_SMOOTHED = 1 << 30  # numbers of the dense A X; CoraFull has 172 million
+# adj_data in gnn-benchmark's first files and in PyG's, adj_matrix.data in its later ones.
+_MEMBERS = (
+    r"((?:adj|attr)(?:_matrix[.]|_)(?:data|indices|indptr|shape)"
+    r"|attr_matrix|labels|zero_label_mask)[.]npy"
+)
+
+_log = logging.getLogger(__name__)
+
+
+class _Known(NamedTuple):
+    files: tuple[str, ...]
+    nodes: int
+    features: int
+    classes: tuple[int, int, int]
+    source: str
+
+
+_PLANETOID = "the ind.* files of github.com/kimiyoung/planetoid (folder data)"
+_BENCHMARK = "of github.com/shchur/gnn-benchmark (folder data/npz)"
+_KNOWN = {
+    "citeseer": _Known(
+        ("citeseer_planetoid.npz", "citeseer.npz"), 3327, 3703, (2, 2, 2), _PLANETOID
+    ),
+    "cora": _Known(("cora_planetoid.npz", "cora.npz"), 2708, 1433, (3, 2, 2), _PLANETOID),
+    "amazon_computer": _Known(
+        ("amazon_cs.npz", "amazon_computers.npz", "amazon_electronics_computers.npz"),
+        13752,
+        767,
+        (4, 3, 3),
+        f"amazon_electronics_computers.npz {_BENCHMARK}",
+    ),
+    "cora_full": _Known(
+        ("cora_full.npz",), 19793, 8710, (40, 15, 15), f"cora_full.npz {_BENCHMARK}"
+    ),
+}
+CLASS_COUNTS = {name: known.classes for name, known in _KNOWN.items()}
+CLASS_COUNTS["block_graph"] = (16, 7, 7)  # `cml_jax.tasks.block_graph`, which no file holds
+
+
+class ClassSplit(NamedTuple):
+    """The classes of each split: sorted integers."""
+
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+    test: tuple[int, ...]
+
+    def hash(self) -> str:
+        """The first 16 hex digits of a SHA-256: which class is where, for the results."""
+        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:16]
+
+
+def load_graph(name: str, data_dir: str | os.PathLike[str] | None = None) -> Graph:
+    """Loads citeseer, cora, amazon_computer or cora_full, or any graph by the path of its npz.
+
+    A named graph is looked for in `data_dir`, in `$CML_JAX_DATA` and in the user's cache, in each
+    also in the sub-folder `graphs`, as an npz in the layout of gnn-benchmark and PyTorch Geometric
+    (CSR arrays `adj_*` and `attr_*`, or a dense `attr_matrix`; `labels`), or as Planetoid's eight
+    files. Nothing is downloaded, and no pickle runs code.
+
+    Edges count in both directions, once, and not from a node to itself; weights of edges are
+    ignored. Features are as stored. Nodes of Planetoid without a label have the label -1.
+
+    Args:
+      name: of a graph, or a path that ends in .npz.
+      data_dir: a folder to look in first.
+
+    Raises:
+      DataError: the graph is nowhere, or what is there is not such a graph.
+    """
+    if name.endswith(".npz"):
+        return _graph(name, *_read_npz(Path(name).expanduser()))
+    if name not in _KNOWN:
+        raise DataError(f"{name!r} is no graph: choose one of {', '.join(_KNOWN)}, or a path")
+    known = _KNOWN[name]
+    looked_in = places(data_dir, "graphs")
+    for place in looked_in:
+        for file in known.files:
+            if (path := place / file).is_file():
+                return _graph(name, *_of_shape(path, _read_npz(path), known))
+        if paths := planetoid_files(place, name):
+            return _graph(name, *_of_shape(paths[0].parent, read_planetoid(paths), known))
+    raise DataError(
+        f"{name} is not in {', '.join(map(str, looked_in))}: put {known.source} into one of them, "
+        "or set CML_JAX_DATA to the folder that has them"
+    )
+
+
+def split_classes(
+    labels: np.ndarray, counts: Sequence[int], seed: int, *, at_least: int = 1
+) -> ClassSplit:
+    """Draws which classes are for training, validation and test.
+
+    Args:
+      labels: integers `[n]`; -1 is no class.
+      counts: how many classes each of the three gets.
+      seed: of the draw.
+      at_least: classes with fewer nodes are left out, and the log says so.
+
+    Raises:
+      DataError: there are not so many classes.
+    """
+    classes, sizes = np.unique(labels[np.asarray(labels) >= 0], return_counts=True)
+    small = classes[sizes < at_least]
+    if len(small):
+        _log.warning("classes %s have fewer than %d nodes: left out", small.tolist(), at_least)
+    classes = classes[sizes >= at_least]
+    if min(counts) < 1 or len(counts) != 3 or sum(counts) > len(classes):
+        raise DataError(
+            f"class counts {tuple(counts)} but {len(classes)} classes have {at_least} nodes: give "
+            "three positive counts that add up to no more"
+        )
+    drawn = np.random.default_rng(seed).permutation(classes)
+    ends = np.cumsum(counts)
+    parts = np.split(drawn[: ends[-1]], ends[:-1])
+    return ClassSplit(*(tuple(sorted(part.tolist())) for part in parts))
+
+
+def read_class_split(path: str | os.PathLike[str]) -> ClassSplit:
+    """Reads {"train": [class, ...], "validation": [...], "test": [...]}, a JSON file.
+
+    Raises:
+      DataError: it is not that, or a class occurs twice.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > 1 << 20:
+            raise ValueError("over 1 MB")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        split = ClassSplit(*(tuple(sorted(content[part])) for part in ClassSplit._fields))
+        classes = [c for part in split for c in part]
+        if not all(split) or not all(type(c) is int and c >= 0 for c in classes):
+            raise ValueError("classes are integers from 0, at least one a split")
+        if len(set(classes)) < len(classes):
+            raise ValueError("a class occurs twice")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(
+            f'{path} is no class split ({error!r}): write {{"train": [0, 1], "validation": [2], '
+            '"test": [3]}'
+        ) from error
+    return split
+
+
+def _read_npz(path: Path) -> tuple[Entries, Entries, np.ndarray]:
+    arrays = read_npz(
+        path, _MEMBERS, max_members=64, max_bytes=_MAX_BYTES, max_ratio=1100
+    )  # bytes that are all 1 shrink as far as deflate goes; their number is bounded
+    arrays = {name.replace("_matrix.", "_"): array for name, array in arrays.items()}
+    adjacency = csr(path, arrays, "adj")
+    if "attr_matrix" in arrays:
+        features = dense(path, arrays["attr_matrix"])
+    else:
+        features = summed(csr(path, arrays, "attr"))
+    labels = check_labels(path, arrays.get("labels"))
+    missing = arrays.get("zero_label_mask")
+    if missing is not None:
+        if missing.dtype != bool or missing.shape != labels.shape:
+            raise DataError(f"{path}: zero_label_mask is not one bool a node: correct the file")
+        labels = np.where(missing, -1, labels)
+    if not adjacency.shape[0] == adjacency.shape[1] == features.shape[0] == len(labels):
+        raise DataError(
+            f"{path}: adjacency {adjacency.shape}, features {features.shape} and {len(labels)} "
+            "labels are not of one graph: correct the file"
+        )
+    return adjacency, features, labels
+
+
+def _of_shape(path, parts, known):
+    nodes, features = parts[1].shape
+    if (nodes, features) != (known.nodes, known.features):
+        raise DataError(
+            f"{path} has {nodes} nodes and {features} features, not {known.nodes} and "
+            f"{known.features}: take {known.source}, or load it by its path"
+        )
+    return parts
+
+
+def _graph(name: str, adjacency: Entries, features: Entries, labels: np.ndarray) -> Graph:
+    n, m = features.shape
+    if n * m > _MAX_SMOOTHED:
+        raise DataError(f"{name}: {n} nodes with {m} features do not fit in memory: take fewer")
+    edges = np.stack([adjacency.rows, adjacency.columns], 1).astype(np.int64)
+    edges = edges[adjacency.values != 0]
+    loops = np.count_nonzero(edges[:, 0] == edges[:, 1])
+    edges = edges[edges[:, 0] != edges[:, 1]]
+    directed = np.unique(edges @ np.array([n, 1]))
+    undirected = len(np.unique(np.sort(edges, 1) @ np.array([n, 1])))
+    made = graph(edges, sparse(*features), labels)
+    _log.info(
+        "%s: %d nodes, %d edges, %d features, %d classes; left out %d edges to oneself and %d "
+        "repetitions, %d edges led one way only; %d nodes without features, %d without label",
+        name,
+        n,
+        undirected,
+        m,
+        len(np.unique(labels[labels >= 0])),
+        loops,
+        len(edges) - len(directed),
+        2 * undirected - len(directed),
+        n - len(np.unique(features.rows[features.values != 0])),
+        np.count_nonzero(labels < 0),
+    )
+    return made

@@ -1,0 +1,94 @@
+"""Sparse matrices and labels from outside, checked entry by entry."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cml_jax.data.types import DataError
+
+_MAX_SIZE = 1 << 27  # of a side: products of two stay within int64, ids within int32
+
+
+class Entries(NamedTuple):
+    """A checked matrix by its entries: the arguments of `ops.sparse`."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+    shape: tuple[int, int]
+
+
+def csr(path: Path, arrays: dict[str, Any], name: str) -> Entries:
+    """The matrix whose CSR parts are `arrays[name + "_data"]`, `_indices`, `_indptr`, `_shape`.
+
+    Raises:
+      DataError: anything about it is not as it should be.
+    """
+    parts = {part: arrays.get(f"{name}_{part}") for part in ("data", "indices", "indptr", "shape")}
+    for part, array in parts.items():
+        if array is None:
+            raise _bad(path, f"{name}_{part}", "is missing")
+        if not isinstance(array, np.ndarray) or array.ndim != 1:
+            raise _bad(path, f"{name}_{part}", "is no array of one dimension")
+        if array.dtype.kind not in ("biuf" if part == "data" else "iu"):
+            raise _bad(path, f"{name}_{part}", f"is of {array.dtype}")
+    data, indices, indptr, shape = parts.values()
+    if shape.shape != (2,) or shape.min() < 1 or shape.max() > _MAX_SIZE:
+        raise _bad(path, f"{name}_shape", f"is {shape[:3].tolist()}")
+    n, m = map(int, shape)
+    if len(indptr) != n + 1 or indptr[0] != 0 or (indptr[1:] < indptr[:-1]).any():
+        raise _bad(path, f"{name}_indptr", f"does not rise from 0 in {n} steps")
+    if not indptr[-1] == len(indices) == len(data):
+        raise _bad(path, f"{name}_indptr", f"ends at {indptr[-1]} of {len(indices)} entries")
+    if len(indices) and (indices.min() < 0 or indices.max() >= m):
+        raise _bad(path, f"{name}_indices", f"leave 0, ..., {m - 1}")
+    _check_values(path, f"{name}_data", data)
+    rows = np.repeat(np.arange(n), np.diff(indptr.astype(np.int64)))
+    return Entries(rows, indices, data, (n, m))
+
+
+def summed(matrix: Entries) -> Entries:
+    """The same matrix with each place at most once: entries of one place are added up."""
+    m = matrix.shape[1]
+    place = matrix.rows * m + matrix.columns
+    if (place[1:] > place[:-1]).all():  # as SciPy writes it; sorting is slow
+        return matrix
+    place, which = np.unique(place, return_inverse=True)
+    values = np.bincount(which, matrix.values.astype(np.float64), minlength=len(place))
+    return Entries(place // m, place % m, values, matrix.shape)
+
+
+def dense(path: Path, array: np.ndarray) -> Entries:
+    """The entries of a dense matrix that are not 0.
+
+    Raises:
+      DataError: it is no matrix of finite numbers.
+    """
+    if array.ndim != 2 or array.dtype.kind not in "biuf" or 0 in array.shape:
+        raise _bad(path, "attr_matrix", f"is {array.dtype} {array.shape}")
+    _check_values(path, "attr_matrix", array)
+    rows, columns = np.nonzero(array)
+    return Entries(rows, columns, array[rows, columns], array.shape)
+
+
+def check_labels(path: Path, labels: Any) -> np.ndarray:
+    """Labels, if they are integers `[n]` from 0.
+
+    Raises:
+      DataError: they are something else.
+    """
+    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise _bad(path, "labels", "are no integers, one a node")
+    if not len(labels) or labels.min() < 0 or labels.max() >= len(labels):
+        raise _bad(path, "labels", f"leave 0, ..., {len(labels) - 1}")
+    return labels.astype(np.int32)
+
+
+def _check_values(path, name, values):
+    if not np.isfinite(values).all() or np.abs(values, dtype=np.float64).max(initial=0) > 1e30:
+        raise _bad(path, name, "has values that are not finite in float32")
+
+
+def _bad(path, name, what):
+    return DataError(f"{path}: {name} {what}: replace the file with a good copy")

@@ -1,0 +1,154 @@
+"""AMM-GNN: features of a graph scaled to the task at hand."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cml_jax.methods.maml import maml
+from cml_jax.ops.graph import Graph
+from cml_jax.ops.sparse import dense_rows
+from cml_jax.types import Loss, Method, Model, Noisy, PyTree, Task
+
+
+class Matched(NamedTuple):
+    """Node inputs that know their task's attribute sets.
+
+    Attributes:
+      inputs: what the network reads: ids int32 `[n]`, or a `Noisy` of them.
+      sets: int32 `[n, 2, size]`, two sets of nodes, the same for all examples of a task.
+    """
+
+    inputs: PyTree
+    sets: jax.Array
+
+
+def attribute_sets(key: jax.Array, task: Task, size: int = 10) -> Task:
+    """A task of node ids as a task of `Matched`: draws two sets of the task's own nodes.
+
+    Each set is drawn without replacement from the support and the query together, the second
+    independently of the first.
+
+    Args:
+      key: a typed key, another than the one the task was drawn with.
+      task: inputs are ids int32 `[n]`, or a `Noisy` of them.
+      size: nodes in a set, 10 in the code.
+
+    Raises:
+      ValueError: the task has fewer nodes.
+    """
+    ids = [b.inputs.inputs if isinstance(b.inputs, Noisy) else b.inputs for b in task]
+    own = jnp.concatenate(ids)
+    if size > len(own):
+        raise ValueError(f"size={size} but the task has {len(own)} nodes: lower it or add queries")
+    draw = jax.vmap(lambda key: jax.random.permutation(key, own)[:size])
+    sets = draw(jax.random.split(key))
+
+    def match(batch):
+        each = jnp.broadcast_to(sets[None], (len(batch.targets), *sets.shape))
+        return batch._replace(inputs=Matched(batch.inputs, each))
+
+    return Task(*map(match, task))
+
+
+def amm_gnn(
+    model: Model,
+    graph: Graph,
+    loss: Loss,
+    *,
+    learning_rate: PyTree,
+    num_steps: int,
+    strength: float = 0.01,
+    adapts: PyTree = True,
+    **inner: Any,
+) -> Method:
+    """MAML on a GCN whose features a task scales, by maps that the outer loop alone trains.
+
+        alpha_i = X[set_i]' a + a0,   beta_i = X[set_i]' b + b0,   i = 1, 2,   in R^F
+        features X diag(1 + strength * (alpha_1 + alpha_2) / 2), in both loops and at test
+        objective L_query(theta') - strength * (cos(alpha_1, alpha_2) + cos(beta_1, beta_2))
+
+    with set_1, set_2 the task's attribute sets, `attribute_sets`. As TLP-FSNC has it: beta is in
+    the loss alone. (In the paper alpha and beta scale and shift.) alpha does not change in the
+    inner loop and is made once a task; no features are scaled: X diag(s) W1 = X (diag(s) W1).
+
+    The meta-gradient reaches the maps through the query loss, at any order, and with second order
+    through the inner loop too; `first_order` treats alpha as a constant of the inner loop, as the
+    code, which detaches the inner gradients.
+
+    Args:
+      model: of `gcn` on `graph`: its `params["body"]["kernel_1"]`, W1 `[F, hidden]`, is scaled.
+      graph: whose features the sets' nodes have.
+      loss: `(outputs, targets) -> scalar`.
+      learning_rate, num_steps: of the inner loop, as in `maml`.
+      strength: 0.01 in the code, of the scaling and of the cosines.
+      adapts: which parts of the network adapt, as in `maml`; the maps never do.
+      **inner: the other arguments of `maml`: first_order, remat.
+
+    Returns:
+      A `Method` on `Matched` inputs. Its params have "maps" beside "base"; what `adapt` returns has
+      "alpha" and "beta" `[2, F]` beside the network. It reports the two cosines' sum, "matching".
+
+    Reference: Wang et al. 2020, https://doi.org/10.1145/3340531.3411923;
+    https://github.com/Zhen-Tan-dmml/TLP-FSNC.
+    """
+
+    def predict(adapted, inputs):
+        if "alpha" not in adapted:  # the network alone, whose features wrappers look at
+            return model.apply(adapted, inputs.inputs)
+        body = adapted["body"]
+        scale = 1 + strength * adapted["alpha"].mean(0)
+        body = body | {"kernel_1": scale[:, None] * body["kernel_1"]}
+        return model.apply({"body": body, "head": adapted["head"]}, inputs.inputs)
+
+    def apply(params, inputs):
+        return predict(params["base"] | {"alpha": params["alpha"]}, inputs)
+
+    network = maml(
+        model._replace(apply=apply),
+        loss,
+        learning_rate={"base": learning_rate, "alpha": 0.0},
+        num_steps=num_steps,
+        adapts={"base": adapts, "alpha": False},
+        **inner,
+    )
+
+    def init(key, inputs):
+        # fold_in, not split: the base starts as it would alone, so that runs can be paired.
+        keys = jax.random.split(jax.random.fold_in(key, 2))
+        maps = {
+            name: _linear(k, inputs.sets.shape[-1]) for name, k in zip(_MAPS, keys, strict=True)
+        }
+        return {"base": model.init(key, inputs.inputs), "maps": maps}
+
+    def adapt(params, support):
+        sets = support.inputs.sets[0]
+        features = dense_rows(graph.features, sets.ravel()).reshape(*sets.shape, -1)
+        vectors = {
+            name: jnp.einsum("isf,s->if", features, m["kernel"]) + m["bias"]
+            for name, m in params["maps"].items()
+        }
+        adapted = network.adapt(
+            {"base": {"base": params["base"], "alpha": vectors["alpha"]}}, support
+        )
+        return adapted["base"] | vectors
+
+    def objective(params, adapted, query, prediction=None):
+        value, metrics = network.objective(
+            params, adapted, query, prediction or predict(adapted, query.inputs)
+        )
+        matching = sum(optax.cosine_similarity(*adapted[name], epsilon=1e-6) for name in _MAPS)
+        return value - strength * matching, metrics | {"matching": matching}
+
+    return Method(init, adapt, predict, objective)
+
+
+_MAPS = ("alpha", "beta")
+
+
+def _linear(key, size):
+    """A linear map to a number, uniform in +-1/sqrt(outputs) = +-1 as in the code."""
+    kernel_key, bias_key = jax.random.split(key)
+    kernel = jax.random.uniform(kernel_key, (size,), jnp.float32, -1, 1)
+    return {"kernel": kernel, "bias": jax.random.uniform(bias_key, (), jnp.float32, -1, 1)}

@@ -1,0 +1,147 @@
+"""Networks on one large graph, whose inputs are the ids of its nodes."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cml_jax.models.adapters import from_linen
+from cml_jax.models.layers import Linear, uniform_fan_in
+from cml_jax.models.mlp import OneHiddenHead
+from cml_jax.ops.blocks import sum_blocks
+from cml_jax.ops.graph import Graph
+from cml_jax.ops.sparse import count_entries, entries
+from cml_jax.types import Model, Noisy
+
+_BLOCK = 64  # neighbours at a time: of CiteSeer's features more are wasted on most nodes
+
+
+class GraphConvolutions(nn.Module):
+    """Two graph convolutions of `width`, ReLU and dropout between: `[n]` ids to `[n, width]`."""
+
+    graph: Graph
+    width: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, inputs):
+        nodes, keys = inputs if isinstance(inputs, Noisy) else (inputs, None)
+        # +-1/sqrt(width of the output), as the code initialises its graph convolutions.
+        init = uniform_fan_in(self.width)
+        shape = (self.graph.smoothed.shape[1], self.width)
+        first = {
+            "kernel": self.param("kernel_1", init, shape),
+            "bias": self.param("bias_1", init, shape[1:]),
+        }
+        key = keys[0] if self.dropout and keys is not None else None
+
+        def hidden(first, constants, columns):
+            smoothed, key = constants
+            hidden = nn.relu(smoothed[columns] @ first["kernel"] + first["bias"][None])
+            if key is None:
+                return hidden
+            keep = 1 - self.dropout
+            # By node: whoever reads a node sees the same units, as in a pass over the whole graph.
+            node_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, columns)
+            kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep, shape[1:]))(node_keys)
+            return jnp.where(kept, hidden / keep, 0)
+
+        constants = (self.graph.smoothed, key)
+        means = _neighbourhood_means(self.graph.adjacency, nodes, hidden, first, constants)
+        second = nn.Dense(self.width, kernel_init=init, bias_init=init, name="second")
+        return second(means)  # A (H W2) = (A H) W2
+
+
+class SimpleConvolution(nn.Module):
+    """A linear layer on features averaged `hops` times: `[n]` ids to `[n, width]`."""
+
+    graph: Graph
+    width: int
+    hops: int
+
+    @nn.compact
+    def __call__(self, inputs):
+        nodes = inputs.inputs if isinstance(inputs, Noisy) else inputs
+        smoothed, adjacency = self.graph.smoothed, self.graph.adjacency
+        if self.hops == 1:
+            means = smoothed[nodes]
+        else:
+            means = _neighbourhood_means(
+                adjacency, nodes, lambda _, smoothed, columns: smoothed[columns], (), smoothed
+            )
+        init = uniform_fan_in(self.width)
+        return nn.Dense(self.width, kernel_init=init, bias_init=init)(means)
+
+
+def gcn(graph: Graph, ways: int, *, hidden: int = 16, dropout: float = 0.5) -> Model:
+    """A graph convolutional network of two layers and a linear head.
+
+        features = A dropout(relu(A X W1 + b1)) W2 + b2,    A = D^-1 (A + I),   both `hidden` wide
+
+    Inputs are node ids int32 `[n]`. Only what they read is computed: A X is the graph's, made once,
+    and the hidden layer is that of their neighbours, however many there are; an inner step costs
+    what its nodes' neighbourhoods do, not what the graph does.
+
+    Dropout is on where the inputs are a `Noisy`, and draws from the first example's key; a node has
+    one mask, whichever of its neighbours read it. No dropout on plain ids.
+
+    The graph may be traced. It counts as a constant of every derivative.
+
+    Args:
+      graph: closed over; make the model inside what is jitted, with the graph as its argument.
+      ways: classes in a task.
+      hidden: width of both convolutions.
+      dropout: share of the hidden units that is dropped.
+
+    Reference: Kipf & Welling 2017, https://arxiv.org/abs/1609.02907, with D^-1 (A + I) and a linear
+    head, as in https://github.com/Zhen-Tan-dmml/TLP-FSNC.
+    """
+    graph = jax.tree.map(jnp.asarray, graph)  # NumPy's arrays take no traced index
+    return from_linen(GraphConvolutions(graph, hidden, dropout), Linear(ways))
+
+
+def sgc(graph: Graph, ways: int, *, hidden: int = 16, hops: int = 2) -> Model:
+    """Simple graph convolution: averages over neighbourhoods, a linear layer and a linear head.
+
+        features = A^hops X W + b,    A = D^-1 (A + I)
+
+    Only the rows of the asked nodes are computed. Without ReLU there is nothing to drop: a `Noisy`
+    counts as its inputs. The paper has one linear layer, straight to the classes; a body of
+    `hidden` units and a head are what meta-learners cut.
+
+    Args:
+      graph, ways: as in `gcn`.
+      hidden: width of the features.
+      hops: 1 or 2.
+
+    Raises:
+      ValueError: when hops is neither.
+
+    Reference: Wu et al. 2019, https://arxiv.org/abs/1902.07153.
+    """
+    if hops not in (1, 2):
+        raise ValueError(f"hops={hops} but SGC averages over 1 or 2 hops here: choose one of them")
+    graph = jax.tree.map(jnp.asarray, graph)
+    return from_linen(SimpleConvolution(graph, hidden, hops), Linear(ways))
+
+
+def node_co_learner(ways: int, *, width: int = 16) -> Model:
+    """CML's co-learner on the features of a node: one hidden layer with ReLU, and an output.
+
+    Reference: Shin et al. 2024, https://arxiv.org/abs/2406.04639, section 4.3.
+    """
+    return from_linen(OneHiddenHead(ways, width, nn.relu))
+
+
+def _neighbourhood_means(adjacency, nodes, function, params, constants):
+    """`adjacency[nodes] @ function(params, constants, ids of all nodes)`, of which only the rows
+    that are read are computed."""
+
+    def block(params, constants, i):
+        adjacency, nodes, constants = constants
+        place, column, value = entries(adjacency, nodes, i * _BLOCK, _BLOCK)
+        at = jnp.arange(len(nodes), dtype=jnp.int32)[:, None] == place[None]
+        weights = jnp.where(at, value[None], 0)
+        return weights @ function(params, constants, column)
+
+    count = -(-count_entries(adjacency, nodes) // _BLOCK)
+    return sum_blocks(block, count, params, (adjacency, nodes, constants))

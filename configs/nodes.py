@@ -1,0 +1,38 @@
+"""Few-shot node classification: classes of a graph that were never seen, from a few labelled nodes.
+
+    python -m experiments.main --config=configs/nodes.py[:2way-1shot]
+    python -m experiments.main --config=configs/nodes.py:2way-5shot --config.data.name=citeseer
+    python -m experiments.main --config=configs/nodes.py:5way-1shot --config.data.name=cora_full
+
+The first needs no files: its graph is a stochastic block model. The others look for files in
+--config.data.dir and $CML_JAX_DATA; any npz is --config.data.name=graph --config.data.file=PATH
+--config.data.classes=TRAIN,VALIDATION,TEST. With CML add --config.co_learner=mlp.
+
+The protocol is that of CML's results on nodes: a GCN of 16 units, 20 inner steps in first order,
+one task a meta-step, 5 queries a class in training and 10 at test. Which classes are for training
+is drawn by --config.data.split_seed.
+"""
+
+from experiments.config import default_config, parse_ways_shots
+
+
+def get_config(ways_shots=None):
+    config = default_config()
+    config.data.name = "block_graph"
+    config.data.ways, config.data.shots = parse_ways_shots(ways_shots, (2, 1))
+    config.data.queries = 5
+    config.model.name = "gcn"
+    config.model.hidden = (16,)
+    config.method = "fomaml"
+    config.co_learner_scale = 0.2
+    config.inner_learning_rate = 0.1
+    config.num_steps = 20
+    config.outer_learning_rate = 5e-3
+    config.tasks_per_step = 1
+    config.train_steps = 300
+    config.eval.every = 10
+    config.eval.queries = 10
+    config.eval.validation_tasks = 20
+    config.eval.num_tasks = 100
+    config.eval.num_steps = (0,)
+    return config

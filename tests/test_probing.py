@@ -1,0 +1,57 @@
+"""Linear probing: the network, the regression and a graph that it learns."""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_subgraphs import random_graph
+
+from cml_jax.models import gcn
+from cml_jax.tasks.block_graph import block_graph
+from experiments import probing
+
+
+def test_the_embedding_of_all_nodes_is_that_of_the_gcn():
+    graph = jax.tree.map(jnp.asarray, random_graph()[0])
+    model, ids = gcn(graph, 2, hidden=3), jnp.arange(40)
+    params = model.init(jax.random.key(0), ids)
+    expected = model.apply(params, ids)[1]
+    np.testing.assert_allclose(probing.embed(graph, params["body"]), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("ways", [2, 3])
+def test_the_regression_is_at_its_minimum(x64, ways):
+    rng = np.random.default_rng(ways)
+    inputs, targets = rng.random((ways * 2, 4)), np.arange(ways * 2) % ways
+    weights, bias = jax.jit(probing.logistic_regression, static_argnums=2)(inputs, targets, ways)
+    logits = inputs @ np.asarray(weights) + np.asarray(bias)
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    off = shares - np.eye(ways)[targets]
+    np.testing.assert_allclose(inputs.T @ off + weights, 0, atol=1e-10)
+    np.testing.assert_allclose(off.sum(0) + 1e-6 * bias, 0, atol=1e-10)
+    assert np.abs(weights).max() > 0.05
+
+
+def test_learns_a_block_graph(monkeypatch, tmp_path, capsys):
+    made = block_graph(
+        0,
+        nodes=300,
+        classes=12,
+        within=0.8,
+        words=60,
+        topical_words=30,
+        words_per_class=6,
+        on_topic=0.4,
+    )
+    monkeypatch.setattr(probing, "block_graph", lambda seed: made)
+    out = tmp_path / "rows.json"
+    options = "--classes 6 3 3 --shots 5 --seeds 1 --epochs 60 --out".split()
+    monkeypatch.setattr(sys, "argv", ["probing", *options, str(out)])
+    probing.main()
+    (row,) = json.loads(out.read_text())
+    assert row == json.loads(capsys.readouterr().out) and row["shots"] == 5
+    start = probing.linear_probing(made, (6, 3, 3), 0, ways=2, shots=5, epochs=0).mean()
+    assert row["accuracy"] > max(0.9, start + 0.01)
