@@ -3,8 +3,10 @@
 import fuzz
 import pytest
 
+TARGETS = ["omniglot zips", "omniglot folders", "png", "cache", "graph", "planetoid", "class split"]
 
-@pytest.mark.parametrize("target", ["omniglot zips", "omniglot folders", "png", "cache"])
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_damaged(target):
     outcomes = fuzz.run(target)[target]
     assert len(outcomes) == fuzz.TARGETS[target].cases
