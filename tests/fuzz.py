@@ -397,6 +397,74 @@ def _read_cache(folder: Path) -> str:
     return _digest(*(arrays[name] for name in sorted(arrays))) + " ".join(sorted(arrays))
 
 
+def _make_graph(folder: Path) -> None:
+    from test_data_graphs import write
+
+    write(folder / "own.npz")
+
+
+def _read_graph(folder: Path) -> str:
+    from cml_jax.data import load_graph
+
+    return _graph_digest(load_graph(str(folder / "own.npz")))
+
+
+def _make_planetoid(folder: Path) -> None:
+    from test_data_graphs import write_planetoid
+
+    write_planetoid(folder)
+
+
+def _read_planetoid(folder: Path) -> str:
+    from cml_jax.data import graphs
+
+    graphs._KNOWN["cora"] = graphs._KNOWN["cora"]._replace(nodes=6, features=2)
+    return _graph_digest(graphs.load_graph("cora", folder))
+
+
+def _graph_digest(graph: Any) -> str:
+    """Of a graph whose parts fit together."""
+    n = len(graph.labels)
+    assert graph.adjacency.shape == (n, n) and len(graph.smoothed) == n
+    assert graph.labels.dtype.kind == "i" and graph.labels.min() >= -1
+    for matrix in (graph.adjacency, graph.features):
+        for index, size in zip((matrix.rows, matrix.columns), matrix.shape, strict=True):
+            assert not len(index) or (index.min() >= 0 and index.max() < size)
+    return _digest(graph.labels, graph.smoothed, graph.adjacency.values, graph.features.values)
+
+
+def bad_pickle(folder: Path, rng: random.Random) -> None:
+    """A pickle that runs code, takes memory, nests, or is of something else."""
+    import pickle
+
+    from test_data_graphs import bomb
+
+    path = rng.choice([p for p in _files(folder) if p.suffix != ".index"])
+    choices = (b"cos\nsystem\n(S'touch escaped'\ntR.", b"cbuiltins\neval\n(S'1'\ntR.", bomb())
+    choices += (b"(" * 100_000 + b".", b"]" * 50_000 + b"a" * 49_999 + b".", b"I1\n.", b"N.", b".")
+    choices += (b"cnumpy\nload\n(S'/etc/passwd'\ntR.", b"\x8a\xff" + b"\xff" * 255 + b".")
+    choices += (b"cbuiltins\nlist\n(cbuiltins\nlist\nI99999999999\ntR.", b"B\xff\xff\xff\xff.")
+    choices += (pickle.dumps({0: [1], -1: [99]}, 2), pickle.dumps({"a": [[]]}, 2))
+    path.write_bytes(rng.choice(choices))
+
+
+def _make_class_split(folder: Path) -> None:
+    text = json.dumps({"train": [0, 1], "validation": [2], "test": [3]})
+    (folder / "split.json").write_text(text)
+
+
+def _read_class_split(folder: Path) -> Any:
+    from cml_jax.data import read_class_split
+
+    return read_class_split(folder / "split.json")
+
+
+def _is_class_split(split: Any, _: Any) -> bool:
+    """A changed digit is another class, which nothing here can tell."""
+    classes = [c for part in split for c in part]
+    return len(set(classes)) == len(classes) and all(type(c) is int and c >= 0 for c in classes)
+
+
 def _make_metrics(folder: Path) -> None:
     rows = [{"step": 10 * i, "train/loss": 1 / i, "seconds": None} for i in range(1, 30)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -521,6 +589,14 @@ TARGETS = {
     "omniglot folders": Target(_make_folders, _read_omniglot, DATA, 90, (*ANY, bad_image)),
     "png": Target(_make_png, _read_png, DATA, 150, (truncate, flip, noise, number, bad_image)),
     "cache": Target(_make_cache, _read_cache, DATA, 200, (*_ZIP, bad_array)),
+    "graph": Target(_make_graph, _read_graph, DATA, 160, (*_ZIP, bad_array)),
+    # Pickles have no checksum: a changed digit is another graph, whose parts fit together.
+    "planetoid": Target(
+        _make_planetoid, _read_planetoid, DATA, 160, (*ANY, bad_pickle), lambda read, _: bool(read)
+    ),
+    "class split": Target(
+        _make_class_split, _read_class_split, DATA, 80, (*ANY, bad_json), _is_class_split
+    ),
     "metrics.jsonl": Target(_make_metrics, _read_metrics, RUN, 120, (*ANY, bad_json), _are_rows),
     "config.json": Target(_make_config, _read_config, RUN, 90, (*ANY, bad_json)),
     "command line": Target(
@@ -529,6 +605,32 @@ TARGETS = {
     "results.json": Target(
         _make_results, _read_results, RUN, 90, (*ANY, bad_json), lambda read, _: type(read) is dict
     ),
+}
+
+
+# Loaders that do what none may, by what the harness says of them: it is tested too.
+
+
+def _bad(read: Callable[[Path], Any]) -> Target:
+    def read_or_good(folder: Path) -> Any:
+        return "good" if folder.parent.name == "good" else read(folder)
+
+    return Target(lambda folder: None, read_or_good, RUN, 1, (lambda folder, rng: None,))
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+WRONG = {
+    "read other": _bad(lambda folder: "other"),
+    "KeyError": _bad(lambda folder: _raise(KeyError("a"))),
+    "not one line": _bad(lambda folder: _raise(ValueError("a\nb"))),
+    "wrote": _bad(lambda folder: open(folder.parent.parent / "other", "w").close()),
+    "os.system": _bad(lambda folder: os.system("true")),
+    "MemoryError": _bad(lambda folder: bytes(2 * MEMORY)),
+    "seconds": _bad(lambda folder: time.sleep(2 * SECONDS)),
+    "code was run": _bad(lambda folder: (folder / "escaped").touch()),
 }
 
 
@@ -594,7 +696,7 @@ def _serve(names: list[str]) -> None:
     home = Path(tempfile.mkdtemp(prefix="fuzz-"))
     try:
         for name in names:
-            target, template = TARGETS[name], home / f"template-{names.index(name)}"
+            target, template = (TARGETS | WRONG)[name], home / f"template-{names.index(name)}"
             template.mkdir()
             target.make(template)
             (home / "good").mkdir(exist_ok=True)

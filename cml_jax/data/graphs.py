@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cml_jax.data.archives import one_line
 from cml_jax.data.cache import read_npz
 from cml_jax.data.matrices import Entries, check_labels, csr, dense, summed
 from cml_jax.data.places import places
@@ -156,8 +157,8 @@ def read_class_split(path: str | os.PathLike[str]) -> ClassSplit:
             raise ValueError("a class occurs twice")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
-            f'{path} is no class split ({error!r}): write {{"train": [0, 1], "validation": [2], '
-            '"test": [3]}'
+            f"{path} is no class split ({type(error).__name__}: {one_line(error)}): write "
+            '{"train": [0, 1], "validation": [2], "test": [3]}'
         ) from error
     return split
 
