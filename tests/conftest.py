@@ -35,6 +35,13 @@ def pytest_configure(config):
         config.option.reportchars += "s"  # A skipped test says so, and why, whatever the options.
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Compiled programs are kept for ever: a worker that runs many files would take gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Float64 inside the test."""
