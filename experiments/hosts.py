@@ -119,7 +119,7 @@ def leave() -> None:
 
 
 def end(code: int) -> NoReturn:
-    """Ends a process of many that has failed, without waiting for the others."""
+    """Ends a process that has failed, at once: without waiting for others, or for threads."""
     global _code
     _code = code
     _forget_noise()

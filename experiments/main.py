@@ -32,7 +32,7 @@ def main(_: list[str]) -> None:
     try:
         _start(config, workdir, several)
     except SystemExit as stop:
-        if several:
+        if several or stop.code:  # after its line, no words of threads that outlive a failure
             hosts.end(stop.code)
         raise
     except BaseException:
