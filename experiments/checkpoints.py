@@ -28,9 +28,10 @@ class CheckpointError(Exception):
 
 
 class Checkpoints:
-    """The checkpoints of one run: `last/` to go on from (two of them) and `best/` to test (one).
+    """The checkpoints of one run: `last/` to go on from (three of them) and `best/` to test (one).
 
-    Two managers, since one that keeps the best drops the latest. Every process of a distributed run
+    Two managers, since one that keeps the best drops the latest. Three, since orbax deletes the
+    oldest before the newest is whole: a run killed just then still has two. Every process of a distributed run
     calls every method; orbax lets process 0 write.
     """
 
@@ -41,7 +42,7 @@ class Checkpoints:
           workdir: the run's folder.
         """
         self._workdir = Path(workdir).absolute()
-        self._last = _open(self._workdir / "last", 2)
+        self._last = _open(self._workdir / "last", 3)
         self._best = _open(self._workdir / "best", None)
 
     def save_last(self, step: int, tree: PyTree, extra: dict[str, Any]) -> None:
