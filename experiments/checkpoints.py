@@ -31,8 +31,8 @@ class Checkpoints:
     """The checkpoints of one run: `last/` to go on from (three of them) and `best/` to test (one).
 
     Two managers, since one that keeps the best drops the latest. Three, since orbax deletes the
-    oldest before the newest is whole: a run killed just then still has two. Every process of a distributed run
-    calls every method; orbax lets process 0 write.
+    oldest before the newest is whole: a run killed just then still has two. Every process of a
+    distributed run calls every method; orbax lets process 0 write.
     """
 
     def __init__(self, workdir: str | os.PathLike):

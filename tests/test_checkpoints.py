@@ -86,7 +86,15 @@ def files(folder):
 
 def test_the_newest_comes_back(workdir):
     assert_is(restore(workdir), 3)
-    assert sorted(path.name for path in (workdir / "last").iterdir()) == ["2", "3"]
+    assert sorted(path.name for path in (workdir / "last").iterdir()) == ["1", "2", "3"]
+
+
+def test_the_oldest_of_more_than_three_goes(workdir):
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save_last(4, state(4), extra(4))
+    checkpoints.close()
+    assert_is(restore(workdir), 4)
+    assert sorted(path.name for path in (workdir / "last").iterdir()) == ["2", "3", "4"]
 
 
 def test_nothing_saved_is_none(tmp_path):
@@ -110,7 +118,7 @@ def test_best_is_one_and_may_be_older_than_the_last_best(workdir):
 def test_saving_what_is_there_is_nothing_and_anything_else_is_an_error(workdir):
     checkpoints = Checkpoints(workdir)
     checkpoints.save_last(3, state(3), extra(3))
-    for step, values in ((3, 4), (1, 1)):
+    for step, values in ((3, 4), (1, 5)):
         with pytest.raises(CheckpointError, match=f"last/{step} was not saved") as error:
             checkpoints.save_last(step, state(values), extra(values))
         assert "\n" not in str(error.value)
@@ -170,7 +178,7 @@ def test_training_goes_on_after_a_damaged_one(workdir):
 
 
 def test_none_good_is_an_error_every_time(workdir):
-    for step in "23":
+    for step in "123":
         for path in files(workdir / "last" / step):
             cut(path)
     for _ in range(2):
