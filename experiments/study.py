@@ -65,8 +65,8 @@ _HEAD = """# Results
 
 Written by `python -m experiments.study NAME`; every number is from a run of this code, made by the
 command beside it. ± is the half-width of the 95% interval over the test tasks of one seed
-(1.96 sd / sqrt(n)); the checkpoint is the best of validation. Minutes are wall time, on a machine
-that had other work at times.
+(1.96 sd / sqrt(n)) or, where it says so, over seeds (Student's t); the checkpoint is the best of
+validation. Minutes are wall time, on a machine that had other work at times.
 """
 
 
