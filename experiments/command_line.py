@@ -52,11 +52,16 @@ def fail(error: Exception | str, code: int) -> NoReturn:
       error: what went wrong, and the fix.
       code: 2 for a mistake in what was asked for, 1 for a failure of the run.
     """
+    tell(error)
+    sys.exit(code)
+
+
+def tell(error: Exception | str) -> None:
+    """Prints an error as one line."""
     line = " ".join(str(error).split())
     if len(line) > 900:  # a value of any length stands in the middle
         line = f"{line[:500]} ... {line[-300:]}"
     print(f"error: {line}", file=sys.stderr)
-    sys.exit(code)
 
 
 def _config_files() -> list[str]:

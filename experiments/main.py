@@ -7,7 +7,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments import hosts, lock, platform
-from experiments.command_line import fail, parse_flags
+from experiments.command_line import fail, parse_flags, tell
 from experiments.config import ConfigError, default_workdir, record
 from experiments.metrics import read_json
 
@@ -32,7 +32,7 @@ def main(_: list[str]) -> None:
     try:
         _start(config, workdir, several)
     except SystemExit as stop:
-        if several or stop.code:  # after its line, no words of threads that outlive a failure
+        if several:
             hosts.end(stop.code)
         raise
     except BaseException:
@@ -111,7 +111,8 @@ def _run(config, workdir: Path) -> None:
         if hosts.lost(error):
             raise
         logging.vlog(1, "traceback", exc_info=True)
-        fail(error, 1)
+        tell(error)
+        hosts.end(1)  # from here: what the failure left behind would speak as it is freed
     if results is None:
         return
     metric = next(iter(results["validation"]))
