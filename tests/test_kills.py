@@ -82,6 +82,13 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bits(tmp_path
     assert reported == sorted(set(reported))
 
 
+def own_lines(errors):
+    """The program's errors. Threads of tensorstore, whose writes fail after orbax has stopped
+    waiting for them, may print that an event loop is closed, before and after: not ours to stop."""
+    assert "/experiments/" not in errors, errors
+    return re.findall(r"error: checkpoint .*", errors)
+
+
 def test_files_that_may_not_grow_are_one_line_and_the_run_goes_on_afterwards(tmp_path):
     """The kernel refuses what a full disk refuses: writes beyond 12 kB fail."""
     process = start(tmp_path, "run", *CONFIGS["sinusoid"], SAVES)
@@ -94,8 +101,7 @@ def test_files_that_may_not_grow_are_one_line_and_the_run_goes_on_afterwards(tmp
     limit = ("bash", "-c", 'ulimit -f 12; exec "$@"', "bash")
     code, errors = finish(tmp_path, "run", *CONFIGS["sinusoid"], SAVES, before=limit)
     assert code == 1, errors
-    line = errors.strip().splitlines()[-1]
-    assert line.startswith("error: ") and "not saved" in line and "Traceback" not in errors
+    assert len(own_lines(errors)) == 1 and "not saved" in own_lines(errors)[0], errors
     assert max(steps(tmp_path / "run")) == good
     code, errors = finish(tmp_path, "run", *CONFIGS["sinusoid"], SAVES)
     assert code == 0 and f"resuming at step {good} of" in errors, errors
@@ -137,9 +143,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_afterwards(tmp_path):
     )
     full, again = ((tmp_path / name).read_text() for name in ("full", "again"))
     assert int((tmp_path / "full-code").read_text()) == 1, full
-    line = full.strip().splitlines()[-1]
-    assert line.startswith("error: ") and "Traceback" not in full, full
-    assert "o space left" in line
+    assert len(own_lines(full)) == 1 and "o space left" in own_lines(full)[0], full
     kept = [int(name) for name in (tmp_path / "kept").read_text().split() if name.isdigit()]
     assert int((tmp_path / "again-code").read_text()) == 0, again
     assert f"resuming at step {max(kept)} of" in again
