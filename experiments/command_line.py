@@ -9,7 +9,8 @@ from typing import NoReturn
 
 from absl import flags
 
-from experiments.config import KEYS, ConfigError, check, describe_key, unknown_key
+from experiments.checks import check
+from experiments.config import KEYS, ConfigError, describe_key, unknown_key
 
 _CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -8,8 +8,9 @@ from ml_collections import config_flags
 
 from experiments import hosts, lock, platform
 from experiments.command_line import fail, parse_flags, tell
-from experiments.config import ConfigError, default_workdir, record
+from experiments.config import ConfigError
 from experiments.metrics import read_json
+from experiments.record import default_workdir, record
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:5way-1shot")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run, made when it is missing")

@@ -489,14 +489,16 @@ def _are_rows(rows: Any, _: Any) -> bool:
 
 
 def _make_config(folder: Path) -> None:
-    from experiments.config import default_config, record
+    from experiments.config import default_config
+    from experiments.record import record
 
     record(default_config(), folder)
     (folder / "last").mkdir()
 
 
 def _read_config(folder: Path) -> str:
-    from experiments.config import default_config, record
+    from experiments.config import default_config
+    from experiments.record import record
 
     record(default_config(), folder)
     return "goes on"
@@ -556,7 +558,8 @@ def _read_argv(folder: Path) -> str:
 
     import experiments.main  # noqa: F401  its flags
     from experiments.command_line import parse_flags
-    from experiments.config import ConfigError, default_workdir
+    from experiments.config import ConfigError
+    from experiments.record import default_workdir
 
     argv = json.loads((folder / "argv.json").read_text())
     os.chdir(ROOT)

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from experiments import build
-from experiments.config import KEYS, ConfigError, check, default_config
+from experiments.checks import check
+from experiments.config import KEYS, ConfigError, default_config
 from experiments.evaluate import evaluate
 from experiments.platform import make_plan
 from experiments.train import compile_steps, train

@@ -7,7 +7,8 @@ from battery import assert_close
 
 from configs import nodes
 from experiments import build
-from experiments.config import ConfigError, check
+from experiments.checks import check
+from experiments.config import ConfigError
 from experiments.evaluate import evaluate
 from experiments.train import train
 

@@ -8,16 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config import (
-    KEYS,
-    ConfigError,
-    check,
-    default_config,
-    default_workdir,
-    parse_ways_shots,
-    record,
-    rewrite,
-)
+from experiments.checks import check
+from experiments.config import KEYS, ConfigError, default_config, parse_ways_shots
+from experiments.record import default_workdir, record, rewrite
 
 ROOT = Path(__file__).parent.parent
 GLYPHS = "--config=configs/glyphs.py"

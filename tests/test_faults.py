@@ -12,10 +12,10 @@ from test_build import SETTINGS, sinusoids
 from cml_jax.tasks import task_keys
 from experiments import build, watch
 from experiments.checkpoints import Checkpoints
-from experiments.config import record
 from experiments.evaluate import evaluate
 from experiments.metrics import read
 from experiments.platform import make_plan
+from experiments.record import record
 from experiments.train import compile_steps, train
 
 # A run that ends with an error leaves its files to the end of the program.

@@ -6,7 +6,9 @@ import random
 import fuzz
 import pytest
 
-from experiments.config import KEYS, ConfigError, check, default_config, default_workdir
+from experiments.checks import check
+from experiments.config import KEYS, ConfigError, default_config
+from experiments.record import default_workdir
 
 
 @pytest.mark.parametrize("target", ["command line", "metrics.jsonl", "config.json", "results.json"])

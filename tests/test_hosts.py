@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from experiments import hosts
-from experiments.config import ConfigError, check, default_config
+from experiments.checks import check
+from experiments.config import ConfigError, default_config
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 300  # of patience with one start: a loaded machine is slow

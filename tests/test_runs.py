@@ -8,7 +8,8 @@ import pytest
 
 from experiments import build
 from experiments.best import no_best
-from experiments.config import SWEPT, ConfigError, check
+from experiments.checks import check
+from experiments.config import SWEPT, ConfigError
 from experiments.evaluate import evaluate
 from experiments.platform import make_plan
 from experiments.runs import groups, interval, runs, side_by_side

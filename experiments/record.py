@@ -1,0 +1,104 @@
+"""The settings that a run was started with: its folder, and what has changed when it goes on."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.config import KEYS, ConfigError, flat, free
+from experiments.metrics import read_json, write_json
+
+
+def default_workdir(config_path: str, config: ConfigDict) -> Path:
+    """`runs/CONFIG-METHOD-HASH`: the same settings give the same folder, so a command resumes.
+
+    Args:
+      config_path: the value of `--config`, as in `configs/glyphs.py:5way-1shot`.
+      config: the checked config.
+
+    Returns:
+      A relative path. The hash covers what `record` compares.
+    """
+    file, _, text = config_path.partition(":")
+    name = "-".join(part for part in (Path(file).stem, text, config.method) if part)
+    settings = {name: value for name, value in flat(config).items() if not free(name)}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return Path("runs") / f"{name}-{digest[:8]}"
+
+
+def record(
+    config: ConfigDict, workdir: Path, evaluate: bool = False, accept_changes: bool = False
+) -> list[str]:
+    """Writes `config.json` until training has begun (`last/` is there), then compares with it.
+
+    Free to differ: plan.*, hosts.*, data.dir, data.file, eval.num_tasks, eval.num_steps,
+    tensorboard, checkpoint_every_minutes, log_every_seconds and non_finite; with `evaluate`, all
+    of eval.*.
+
+    Args:
+      config: the checked config.
+      workdir: the run's folder; made here.
+      evaluate: the run is only evaluated, so it must exist.
+      accept_changes: go on with other settings; `rewrite` stores them once a checkpoint fits them.
+
+    Returns:
+      The settings that differ and were accepted, as `name old -> new`.
+
+    Raises:
+      ConfigError: the run was started with other settings (and they were not accepted, or
+        train_steps is lower), its `config.json` is unreadable, or there is no run to evaluate.
+    """
+    path = Path(workdir) / "config.json"
+    now = json.loads(json.dumps(flat(config)))
+    if not (path.parent / "last").exists():
+        if evaluate:
+            raise ConfigError(f"no run in {workdir}: train it first (the same without --evaluate)")
+        try:
+            write_json(path, now)
+        except OSError as error:
+            raise ConfigError(f"cannot write {path} ({error.strerror}): choose --workdir") from None
+        return []
+    before = _recorded(path)
+    changed = [
+        f"{name} {before.get(name)!r} -> {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+        and not free(name)
+        and not (evaluate and name.startswith("eval."))
+    ]
+    if changed and not accept_changes:
+        raise ConfigError(
+            f"{workdir} was started with other settings ({', '.join(changed)}): set them back, "
+            "choose another --workdir, or go on with the new ones by --accept_changes"
+        )
+    if now["train_steps"] < before["train_steps"]:
+        raise ConfigError(
+            f"train_steps={now['train_steps']} but {workdir} was started with "
+            f"{before['train_steps']}: --accept_changes can only raise it"
+        )
+    return changed
+
+
+def rewrite(config: ConfigDict, workdir: Path) -> None:
+    """Stores changed settings in `config.json`; `results.json`, which is of the old ones, goes.
+
+    Args:
+      config: the checked config, which the checkpoints fit.
+      workdir: the run's folder.
+    """
+    path = Path(workdir) / "config.json"
+    before, now = _recorded(path), json.loads(json.dumps(flat(config)))
+    if any(before.get(name) != now[name] and not free(name) for name in now):
+        # In this order: were it stopped in between, the next start would find the change again.
+        (path.parent / "results.json").unlink(missing_ok=True)
+        write_json(path, now)
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    try:
+        before = {name: key.default for name, key in KEYS.items()} | read_json(path)
+        return json.loads(json.dumps(before))
+    except ValueError:
+        raise ConfigError(f"{path} is unreadable: restore it or choose another --workdir") from None
