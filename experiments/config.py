@@ -124,6 +124,9 @@ KEYS = {
         ("meta_learner", "both"),
         "whose validation chooses the checkpoint; both: the mean with the co-learner's",
     ),
+    "eval.patience": Key(
+        0, (0, 2**31 - 1), "validations without a better one until training ends; 0: train_steps"
+    ),
     "eval.every": Key(250, _COUNT, "meta-steps between validations"),
     "eval.validation_tasks": Key(200, (2, 10_000_000), "tasks of a validation"),
     "plan.chunk": Key(0, (0, 1_000_000), "tasks computed side by side; 0: chosen by the device"),

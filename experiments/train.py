@@ -22,6 +22,8 @@ from experiments.runs import names, runs, side_by_side
 def train(config, workdir: Path) -> bool:
     """Trains to `train_steps`, from the last checkpoint in `workdir` where there is one.
 
+    With `eval.patience` it ends earlier, after so many validations without a better one.
+
     Returns:
       True when finished; False when a signal asked to stop before (the state is saved).
 
@@ -68,7 +70,7 @@ def train(config, workdir: Path) -> bool:
     if step:
         progress.say(f"resuming at step {step} of {config.train_steps} in {workdir}")
     clock = started = saved = time.monotonic()
-    while step < config.train_steps and not stop_requested():
+    while not _ended(config, step, best) and not stop_requested():
         boundary = min((step // config.eval.every + 1) * config.eval.every, config.train_steps)
         steps = min(plan.steps_per_dispatch, boundary - step)
         state, seen = advance(state, images["train"], steps)
@@ -112,14 +114,23 @@ def train(config, workdir: Path) -> bool:
     if saved_step < step:
         seconds += time.monotonic() - started
         checkpoints.save_last(step, state, {"seconds": seconds})
-    if step == config.train_steps and not np.any(best.about["step"]):
+    ended = _ended(config, step, best)
+    if ended and not np.any(best.about["step"]):
         raise FloatingPointError(
             f"validation/{name} was never finite: lower "
             f"--config.inner_learning_rate={config.inner_learning_rate} in a new run"
         )
+    if ended and step < config.train_steps:
+        progress.say(f"no better validation in {config.eval.patience}: training ends")
     for resource in (checkpoints, log, progress):
         resource.close()
-    return step == config.train_steps
+    return ended
+
+
+def _ended(config, step, best):
+    """After train_steps, or `eval.patience` validations of which none was better, in any run."""
+    without_better = (step - np.max(best.about["step"])) // config.eval.every
+    return step == config.train_steps or 0 < config.eval.patience <= without_better
 
 
 def compile_steps(config, problem, plan, state, images):

@@ -134,6 +134,19 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path, sent):
     assert (tmp_path / "results.json").stat().st_mtime > stopped
 
 
+def test_training_ends_without_a_better_validation(tmp_path):
+    still = ("--config.outer_learning_rate=1e-10", "--config.eval.patience=2")
+    done = run(tmp_path, *SINUSOID, "--config.eval.every=20", *still)
+    assert done.returncode == 0, done.stderr
+    assert "no better validation in 2: training ends" in done.stderr
+    best = json.loads((tmp_path / "results.json").read_text())["validation"]["step"]
+    steps = [row["step"] for row in rows(tmp_path)]
+    assert steps == list(range(20, best + 41, 20)) and best + 40 < 400
+    (tmp_path / "results.json").unlink()  # as if it were killed just before
+    done = run(tmp_path, *SINUSOID, "--config.eval.every=20", *still)
+    assert done.returncode == 0 and [row["step"] for row in rows(tmp_path)] == steps
+
+
 def test_both_papers_at_once_on_images(tmp_path):
     both = ("--config.co_learner=conv", "--config.weighting=gradient_agreement")
     done = run(tmp_path, *GLYPHS, *both)
