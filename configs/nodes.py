@@ -9,8 +9,10 @@ The first needs no files: its graph is a stochastic block model. The others look
 --config.data.classes=TRAIN,VALIDATION,TEST. With CML add --config.co_learner=mlp.
 
 The protocol is that of CML's results on nodes: a GCN of 16 units, 20 inner steps in first order,
-one task a meta-step, 5 queries a class in training and 10 at test. Which classes are for training
-is drawn by --config.data.split_seed.
+one task a meta-step, 5 queries a class in training and 10 at test; training ends when 10
+validations in a row are no better. Which classes are for training is drawn by
+--config.data.split_seed. The inner rate is 0.1; G-Meta's is 0.05, and on Amazon-Computer every
+network's: at 0.1 its inner loop does not converge.
 """
 
 from experiments.config import default_config, parse_ways_shots
@@ -27,10 +29,12 @@ def get_config(ways_shots=None):
     config.co_learner_scale = 0.2
     config.inner_learning_rate = 0.1
     config.num_steps = 20
-    config.outer_learning_rate = 5e-3
+    config.outer_learning_rate = 1e-3
+    config.weight_decay = 5e-4
     config.tasks_per_step = 1
-    config.train_steps = 300
+    config.train_steps = 1000
     config.eval.every = 10
+    config.eval.patience = 10
     config.eval.queries = 10
     config.eval.validation_tasks = 20
     config.eval.num_tasks = 100

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from absl import flags
+from ml_collections import config_flags
 
 from experiments.checks import check
 from experiments.config import KEYS, ConfigError, describe_key, unknown_key
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:5way-1shot")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run, made when it is missing")
 
 _CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -18,8 +22,7 @@ _CONFIGS = Path(__file__).parent.parent / "configs"
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line and checks the config: `app.run(main, flags_parser=parse_flags)`.
 
-    Needs a flag `--config` made by `config_flags.DEFINE_config_file`. Prints one line and exits
-    with 2 on any mistake; prints the help and exits with 0 on `--help`.
+    Prints one line and exits with 2 on any mistake; prints the help and exits with 0 on `--help`.
 
     Args:
       argv: the command line with the program's name.
@@ -38,7 +41,7 @@ def parse_flags(argv: list[str]) -> list[str]:
             raise ConfigError(
                 f"{rest[1]!r} is no flag{hint or ': every setting is --config.KEY=VALUE'}"
             )
-        check(flags.FLAGS.config)
+        check(CONFIG.value)
     except (ConfigError, flags.Error) as error:
         fail(error, 2)
     if flags.FLAGS["verbosity"].using_default_value:

@@ -4,16 +4,13 @@ import traceback
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from experiments import hosts, lock, platform
-from experiments.command_line import fail, parse_flags, tell
+from experiments.command_line import CONFIG, WORKDIR, fail, parse_flags, tell
 from experiments.config import ConfigError
 from experiments.metrics import read_json
 from experiments.record import default_workdir, record
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:5way-1shot")
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run, made when it is missing")
 _EVALUATE = flags.DEFINE_boolean("evaluate", False, "only test a run that is trained")
 _ACCEPT = flags.DEFINE_boolean(
     "accept_changes",
@@ -25,10 +22,10 @@ _ACCEPT = flags.DEFINE_boolean(
 
 def main(_: list[str]) -> None:
     """Runs what the flags ask for; `parse_flags` has checked them."""
-    config = _CONFIG.value
+    config = CONFIG.value
     platform.restart_with_huge_pages(config)
     path = flags.FLAGS["config"].config_filename
-    workdir = Path(_WORKDIR.value or default_workdir(path, config))
+    workdir = Path(WORKDIR.value or default_workdir(path, config))
     several = hosts.several(config)
     try:
         _start(config, workdir, several)
@@ -70,8 +67,8 @@ def _start(config, workdir: Path, several: bool) -> None:
 
 def _prepare(config, workdir: Path, held: list) -> bool:
     """Takes the folder and records the config; False where there is nothing left to do."""
-    if "://" in (_WORKDIR.value or ""):
-        raise ConfigError(f"--workdir={_WORKDIR.value} is no folder: mount it, or copy it later")
+    if "://" in (WORKDIR.value or ""):
+        raise ConfigError(f"--workdir={WORKDIR.value} is no folder: mount it, or copy it later")
     try:
         if not _EVALUATE.value:
             workdir.mkdir(parents=True, exist_ok=True)

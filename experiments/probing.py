@@ -1,15 +1,12 @@
 """Linear probing: what a network trained without episodes gives on few-shot node classification.
 
-    python -m experiments.probing --data citeseer --shots 1 5 --seeds 5
+    python -m experiments.probing --config=configs/nodes.py --config.data.name=citeseer
 
-Train a GCN on the nodes of the training classes, freeze it, and fit a logistic regression to the
-support nodes of every test task. `--data` is a graph that `cml_jax.data.graphs.load_graph` finds,
-or block_graph (no files).
+Trains a GCN on the nodes of the training classes, freezes it, and fits a logistic regression to
+the support nodes of every test task: the same tasks as `experiments.main` tests with this config.
 """
 
-import argparse
-import json
-from collections.abc import Sequence
+import time
 from functools import partial
 from pathlib import Path
 
@@ -17,20 +14,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from absl import app
 
 from cml_jax import Task, accuracy, cross_entropy
-from cml_jax.data.graphs import CLASS_COUNTS, load_graph, split_classes
 from cml_jax.models import gcn
 from cml_jax.ops.graph import Graph
 from cml_jax.ops.sparse import matmul
-from cml_jax.tasks import nodes, task_keys
-from cml_jax.tasks.block_graph import block_graph
-from cml_jax.tasks.nodes import members
+from cml_jax.tasks import task_keys
 from cml_jax.types import Params
+from experiments import build
+from experiments.command_line import CONFIG, WORKDIR, fail, parse_flags
+from experiments.config import GRAPHS, ConfigError
+from experiments.evaluate import describe
 from experiments.metrics import write_json
 from experiments.runs import interval
 
-QUERIES = 10
+EPOCHS, EVERY, PATIENCE = 1000, 10, 10
 
 
 def embed(graph: Graph, body: Params) -> jax.Array:
@@ -102,60 +101,44 @@ def probe(embedding: jax.Array, tasks: Task, ways: int) -> jax.Array:
     return jax.vmap(one)(tasks)
 
 
-def linear_probing(
-    graph: Graph,
-    counts: Sequence[int],
-    seed: int,
-    *,
-    ways: int,
-    shots: int,
-    split_seed: int = 0,
-    epochs: int = 1000,
-    every: int = 10,
-    patience: int = 10,
-    tasks: int = 100,
-) -> np.ndarray:
+def linear_probing(config, epochs: int = EPOCHS) -> dict:
     """Trains on the training classes and probes the test classes.
 
     Every epoch is one step of Adam (0.005, weight decay 5e-4 added to the gradient) on the mean
-    cross-entropy over all nodes of the training classes, without dropout. Every `every` epochs
-    the validation classes are probed; training ends after `patience` probings without a better one,
-    and the best parameters are tested. The rates, the probing and the stopping are those of
-    TLP-FSNC's supervised baseline; its encoder is one layer on D^-1/2 A D^-1/2, here it is the
-    GCN of the meta-learners, so that only the training differs.
+    cross-entropy over all nodes of the training classes, without dropout. Every 10 epochs the
+    validation tasks are probed; training ends after 10 probings without a better one, and the best
+    parameters are tested. The rates, the probing and the stopping are those of TLP-FSNC's
+    supervised baseline; its encoder is one layer on D^-1/2 A D^-1/2, here it is the GCN of the
+    meta-learners, so that only the training differs.
 
     Args:
-      graph: as loaded.
-      counts: classes for training, validation, test.
-      seed: of the start and the tasks.
-      ways, shots: of the tasks, which have 10 queries a class.
-      split_seed: of the class split.
+      config: `data`, `seed`, `model.hidden`, and the tasks of `eval`; nothing else is used.
       epochs: at most.
-      every, patience: of the validation.
-      tasks: in a validation, and in the test.
 
     Returns:
-      The accuracy `[tasks]` on the test tasks.
+      What results.json holds, as of a run of `experiments.main`.
+
+    Raises:
+      ValueError: when the data cannot give such tasks.
 
     Reference: Tan et al. 2022, https://arxiv.org/abs/2212.05606;
     https://github.com/Zhen-Tan-dmml/TLP-FSNC.
     """
-    labels = np.asarray(graph.labels)
-    split = split_classes(labels, counts, split_seed, at_least=shots + QUERIES)
-    own = np.flatnonzero(np.isin(labels, split.train))
-    targets = jnp.asarray(np.searchsorted(split.train, labels[own]).astype(np.int32))
-    sample = partial(nodes, ways=ways, shots=shots, queries=QUERIES)
-    graph = jax.tree.map(jnp.asarray, graph)
-    key = jax.random.key(seed)
+    started = time.monotonic()
+    problem = build.problem(config)
+    graph, members = problem.data["train"].graph, problem.data["train"].members
+    filled = np.arange(members.nodes.shape[1]) < members.counts[:, None]
+    own, targets = members.nodes[filled], np.nonzero(filled)[0]
+    key, [hidden] = jax.random.key(config.seed), config.model.hidden
     optimizer = optax.chain(optax.add_decayed_weights(5e-4), optax.adam(5e-3))
 
     @jax.jit
     def start(graph):
-        params = gcn(graph, len(split.train)).init(key, jnp.zeros(1, jnp.int32))
+        params = gcn(graph, len(members.counts), hidden=hidden).init(key, jnp.zeros(1, jnp.int32))
         return params, optimizer.init(params)
 
     @jax.jit
-    def train(graph, state):
+    def train(graph, own, targets, state):
         def loss(params):
             head = params["head"]
             outputs = embed(graph, params["body"])[own] @ head["kernel"] + head["bias"][None]
@@ -166,69 +149,58 @@ def linear_probing(
             updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state, params)
             return optax.apply_updates(params, updates), opt_state
 
-        return jax.lax.fori_loop(0, every, epoch, state)
+        return jax.lax.fori_loop(0, EVERY, epoch, state)
 
-    @partial(jax.jit, static_argnames="name")
-    def score(graph, params, split, name, first):
-        keys = task_keys(key, name, first, tasks)
-        drawn = jax.vmap(sample, (0, None))(keys, split)
-        return probe(embed(graph, params["body"]), drawn, ways)
+    @partial(jax.jit, static_argnames=("split", "count"))
+    def score(params, data, split, count):
+        drawn = jax.vmap(problem.test_sample, (0, None))(task_keys(key, split, 0, count), data)
+        return probe(embed(data.graph, params["body"]), drawn, config.data.ways)
 
-    classes = {
-        name: members(labels, np.array(part), shots + QUERIES)
-        for name, part in split._asdict().items()
-    }
+    def probed(params, split, count):
+        return np.asarray(score(params, problem.data[split], split, count))
+
     state = start(graph)
-    best, worse = (-1.0, state[0]), 0
-    for _ in range(epochs // every):
-        state = train(graph, state)
-        value = float(score(graph, state[0], classes["validation"], "validation", 0).mean())
-        best, worse = ((value, state[0]), 0) if value > best[0] else (best, worse + 1)
-        if worse == patience:
+    best, value, at = state[0], -1.0, 0
+    for epoch in range(EVERY, epochs + 1, EVERY):
+        state = train(graph, own, targets, state)
+        new = float(probed(state[0], "validation", config.eval.validation_tasks).mean())
+        if new > value:
+            best, value, at = state[0], new, epoch
+        if epoch - at == EVERY * PATIENCE:
             break
-    return np.asarray(score(graph, best[1], classes["test"], "test", 0))
+    values = probed(best, "test", config.eval.num_tasks)
+    row = {"predicts": "logistic regression", "num_steps": 0, "transductive": True}
+    row |= interval("accuracy", values)
+    return {
+        "method": "linear probing",
+        "data": config.data.name,
+        "split_hash": problem.split_hash,
+        "validation": {"accuracy": value, "step": at},
+        "test": row,
+        "test_all": [row],
+        "seed": config.seed,
+        "wall_seconds": time.monotonic() - started,
+    }
 
 
-def main() -> None:
-    """Prints a row a setting; --out stores them."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", default="block_graph")
-    parser.add_argument("--data-dir")
-    parser.add_argument("--classes", type=int, nargs=3, help="for training, validation and test")
-    parser.add_argument("--ways", type=int, default=2)
-    parser.add_argument("--shots", type=int, nargs="+", default=[1, 5])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--split-seed", type=int, default=0, help="which classes are where")
-    parser.add_argument("--epochs", type=int, default=1000, help="at most")
-    parser.add_argument("--out", type=Path, help="a JSON file")
-    arguments = parser.parse_args()
-    if arguments.data == "block_graph":
-        graph = block_graph(arguments.split_seed)
-    else:
-        graph = load_graph(arguments.data, arguments.data_dir)
-    counts = arguments.classes or CLASS_COUNTS.get(arguments.data)
-    if counts is None:
-        parser.error(f"--data {arguments.data} has no usual class split: give --classes")
-    rows = []
-    for shots in arguments.shots:
-        values = [
-            linear_probing(
-                graph,
-                counts,
-                seed,
-                ways=arguments.ways,
-                shots=shots,
-                split_seed=arguments.split_seed,
-                epochs=arguments.epochs,
-            )
-            for seed in range(arguments.seeds)
-        ]
-        setting = {"data": arguments.data, "ways": arguments.ways, "shots": shots}
-        rows.append(setting | interval("accuracy", values))
-        print(json.dumps(rows[-1]), flush=True)
-    if arguments.out:
-        write_json(arguments.out, rows)
+def main(_: list[str]) -> None:
+    """Prints the accuracy; with --workdir stores it."""
+    config = CONFIG.value
+    path = Path(WORKDIR.value) / "results.json" if WORKDIR.value else None
+    if path and path.exists():
+        print(f"finished: {path}")
+        return
+    try:
+        if config.data.name not in GRAPHS or config.model.name != "gcn":
+            raise ConfigError("linear probing is of model.name=gcn: use --config=configs/nodes.py")
+        results = linear_probing(config)
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, results)
+    except (ConfigError, ValueError, OSError) as error:
+        fail(error, 2)
+    print(f"test: {describe('accuracy', results['test'])}")
 
 
 if __name__ == "__main__":
-    main()
+    app.run(main, flags_parser=parse_flags)

@@ -15,6 +15,9 @@ class Study(NamedTuple):
       curve: the number of metrics.jsonl that the picture shows; "" draws the test results.
       notes: what was found and tried, where a result needs words.
       beside: more rows of a table with columns: label to column to text.
+      repeats: overrides, each of which makes a run of every label; the intervals are over them.
+      base: what a row is compared with, repeat by repeat: row to row.
+      probes: labels to overrides for `experiments.probing`, which has the same config.
     """
 
     title: str
@@ -24,6 +27,9 @@ class Study(NamedTuple):
     curve: str
     notes: str = ""
     beside: dict[str, dict[str, str]] = {}
+    repeats: tuple[tuple[str, ...], ...] = ((),)
+    base: dict[str, str] = {}
+    probes: dict[str, tuple[str, ...]] = {}
 
 
 _CML = ("co_learner=conv",)
@@ -61,40 +67,43 @@ def _every_method():
 
 _GRAPHS = {"CiteSeer": "citeseer", "Amazon-Computer": "amazon_computer"}
 _NODES = {
-    "GCN": ("model.name=gcn", "inner_learning_rate=0.1"),
-    "G-Meta": ("model.name=gmeta", "inner_learning_rate=0.05"),
-    "AMM-GNN": ("model.name=amm_gnn", "outer_learning_rate=0.01"),
+    "GCN": ("model.name=gcn",),
+    "G-Meta": ("model.name=gmeta",),
+    "AMM-GNN": ("model.name=amm_gnn",),
 }
-_FOUR = ("tasks_per_step=4", "train_steps=75", "eval.every=5")
+_FOUR = ("tasks_per_step=4", "train_steps=250")
 _NODE_VARIANTS = {
     "": (),
     " + CML": ("co_learner=mlp",),
-    ", 4 tasks": _FOUR,
-    " + agreement, 4 tasks": (*_FOUR, *_GA),
-    " + CML + agreement, 4 tasks": (*_FOUR, *_GA, "co_learner=mlp"),
+    ", 4 tasks a step": _FOUR,
+    " + agreement, 4 tasks a step": (*_FOUR, *_GA),
+    " + CML + agreement, 4 tasks a step": (*_FOUR, *_GA, "co_learner=mlp"),
+}
+_NODE_BASES = {
+    f"{base}{variant}": base + (", 4 tasks a step" if "4" in variant else "")
+    for base, variant in itertools.product(_NODES, _NODE_VARIANTS)
+    if "+" in variant
 }
 
 
-def _nodes():
+def _nodes(rows):
     runs = {}
-    cases = itertools.product(_NODES.items(), _NODE_VARIANTS.items(), _GRAPHS.items(), (1, 5))
-    for (base, network), (variant, settings), (graph, name), shots in cases:
-        rate = "0.05" if (base, graph) == ("AMM-GNN", "Amazon-Computer") else "0.1"
-        own = (f"inner_learning_rate={rate}",) if base == "AMM-GNN" else ()
-        if (base, graph) == ("G-Meta", "CiteSeer"):  # most of its neighbourhoods are smaller
-            own = ("model.subgraph_nodes=32", "model.subgraph_neighbours=16")
-        runs[f"{graph} {shots}-shot: {base}{variant}"] = (
-            f"data.name={name}",
-            f"data.shots={shots}",
-            "weight_decay=5e-4",
-            "num_seeds=5",
-            *network,
-            *own,
-            *settings,
-        )
+    for (row, own), (graph, name), shots in itertools.product(rows, _GRAPHS.items(), (1, 5)):
+        settings = [f"data.name={name}", f"data.shots={shots}", *own]
+        if row.startswith("G-Meta") or name == "amazon_computer":
+            settings.append("inner_learning_rate=0.05")
+        if row.startswith("G-Meta") and name == "citeseer":  # most neighbourhoods are smaller
+            settings += ["model.subgraph_nodes=32", "model.subgraph_neighbours=16"]
+        runs[f"{graph} {shots}-shot: {row}"] = tuple(settings)
     return runs
 
 
+_NODE_ROWS = [
+    (base + variant, (*network, *settings))
+    for (base, network), (variant, settings) in itertools.product(
+        _NODES.items(), _NODE_VARIANTS.items()
+    )
+]
 _NODE_COLUMNS = [f"{graph} {shots}-shot" for graph in _GRAPHS for shots in (1, 5)]
 _PUBLISHED_NODES = {
     "published: G-Meta": ("55.15", "64.53", "70.57", "85.96"),
@@ -178,15 +187,20 @@ STUDIES = {
     "nodes": Study(
         title="Nodes of CiteSeer and Amazon-Computer, 2-way",
         published="Published (the CML paper's table 3, five runs, 100 test tasks each) in the last "
-        "rows. Class splits are random there and here and not the same, so rows of one kind can "
-        "be compared and not one kind with the other. Here: one split (2, 2, 2 and 4, 3, 3 "
-        "classes), five seeds, 100 test tasks a seed.",
+        "rows. Classes are split at random there and here (2, 2, 2 and 4, 3, 3 of them) and not in "
+        "the same way. Here: five splits, each with a seed of its own, the same for all methods.",
         config="configs/nodes.py",
-        runs=_nodes(),
+        runs=_nodes(_NODE_ROWS),
         curve="",
         beside={
             label: dict(zip(_NODE_COLUMNS, row, strict=True))
             for label, row in _PUBLISHED_NODES.items()
+        },
+        repeats=tuple((f"seed={i}", f"data.split_seed={i}") for i in range(5)),
+        base=_NODE_BASES,
+        probes={
+            f"{graph} {shots}-shot: linear probing": (f"data.name={name}", f"data.shots={shots}")
+            for (graph, name), shots in itertools.product(_GRAPHS.items(), (1, 5))
         },
     ),
 }

@@ -1,37 +1,47 @@
 """Studies: runs that belong together, their table and their picture.
 
     python -m experiments.study omniglot
+    python -m experiments.study nodes --jobs=4
 
 makes the runs of a study under runs/ (finished ones are kept, an interrupted one goes on), stores
 their numbers in docs/results/, and writes docs/results.md anew from all that is stored there.
+Several jobs at a time share the cores.
 """
 
+import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
 
 from experiments.metrics import read, write_json
 from experiments.plots import compare, points
+from experiments.runs import interval
 from experiments.studies import STUDIES, Study
 
 _RESULTS = Path("docs/results")
 
 
-def main(names: list[str]) -> int:
+def main() -> int:
     """Makes the named studies and writes docs/results.md; returns the exit code."""
-    unknown = [name for name in names if name not in STUDIES]
-    if unknown or not names:
-        print(
-            f"error: {unknown[0] if unknown else 'nothing'!r} to make: name some of "
-            f"{', '.join(STUDIES)}",
-            file=sys.stderr,
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("studies", nargs="+", choices=STUDIES)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")
+    arguments = parser.parse_args()
+    if not 1 <= arguments.jobs <= len(os.sched_getaffinity(0)):
+        parser.error(
+            f"--jobs={arguments.jobs}: needs 1 to {len(os.sched_getaffinity(0))}, a core each"
         )
-        return 2
-    for name in names:
-        if not _make(name, STUDIES[name]):
+    for name in arguments.studies:
+        if not _make(name, STUDIES[name], arguments.jobs):
             return 1
     stored = {name: _RESULTS / f"{name}.json" for name in STUDIES}
     sections = [_section(name, path) for name, path in stored.items() if path.exists()]
@@ -39,18 +49,37 @@ def main(names: list[str]) -> int:
     return 0
 
 
-def _make(name: str, study: Study) -> bool:
+def _make(name: str, study: Study, jobs: int) -> bool:
     results, curves = {}, {}
-    for label, overrides in study.runs.items():
-        workdir = Path("runs") / name / _file_name(label)
-        arguments = [f"--config={study.config}", *(f"--config.{o}" for o in overrides)]
-        command = ["-m", "experiments.main", *arguments]
-        print(f"== {label}: python {' '.join(command)}", flush=True)
-        if subprocess.run([sys.executable, *command, f"--workdir={workdir}"]).returncode:
+    commands = {label: _command(study, label) for label in (*study.runs, *study.probes)}
+    started = [
+        ([*command, *(f"--config.{o}" for o in repeat)], _workdir(name, study, label, i))
+        for label, command in commands.items()
+        for i, repeat in enumerate(study.repeats)
+    ]
+    cores = sorted(os.sched_getaffinity(0)) if jobs > 1 else []
+    free = SimpleQueue()
+    for i in range(jobs):
+        free.put(cores[i::jobs])
+
+    def run(command, workdir):
+        share = free.get()
+        print(f"== python {' '.join(command)} --workdir={workdir}", flush=True)
+        pinned = {"preexec_fn": lambda: os.sched_setaffinity(0, share)} if share else {}
+        program = [sys.executable, *command, f"--workdir={workdir}"]
+        code = subprocess.run(program, **pinned).returncode
+        free.put(share)
+        return code
+
+    with ThreadPoolExecutor(jobs) as pool:
+        if any(pool.map(run, *zip(*started, strict=True))):
             return False
-        results[label] = json.loads((workdir / "results.json").read_text())
+    for label, command in commands.items():
+        workdir = _workdir(name, study, label, 0)
+        results[label] = _combined(name, study, label)
         results[label]["command"] = "python " + " ".join(command)
-        curves[label] = read(workdir / "metrics.jsonl")
+        if (workdir / "metrics.jsonl").exists():
+            curves[label] = read(workdir / "metrics.jsonl")
         if (workdir / "fits.png").exists():
             shutil.copy(workdir / "fits.png", _RESULTS / f"{name}-{workdir.name}.png")
     write_json(_RESULTS / f"{name}.json", results)
@@ -59,6 +88,40 @@ def _make(name: str, study: Study) -> bool:
     else:
         points(_cells(results), _RESULTS / f"{name}.png", study.title)
     return True
+
+
+def _command(study: Study, label: str) -> list[str]:
+    module = "experiments.main" if label in study.runs else "experiments.probing"
+    overrides = study.runs.get(label) or study.probes.get(label, ())
+    return ["-m", module, f"--config={study.config}", *(f"--config.{o}" for o in overrides)]
+
+
+def _workdir(name: str, study: Study, label: str, repeat: int) -> Path:
+    folder = Path("runs") / name / _file_name(label)
+    return folder / str(repeat) if len(study.repeats) > 1 else folder
+
+
+def _combined(name: str, study: Study, label: str) -> dict:
+    """The results of a run; of its repeats, with the mean and the interval over them."""
+    repeats = [
+        json.loads((_workdir(name, study, label, i) / "results.json").read_text())
+        for i in range(len(study.repeats))
+    ]
+    combined = repeats[0]
+    if len(repeats) == 1:
+        return combined
+    for tests in zip(*(result["test_all"] for result in repeats), strict=True):
+        values = [test["accuracy"] for test in tests]
+        tests[0].update(_over(values) | {"num_tasks": tests[0]["num_tasks"], "values": values})
+    combined["test"] = combined["test_all"][0]
+    combined["wall_seconds"] = sum(result["wall_seconds"] for result in repeats)
+    combined["runs"] = [{"best_step": result["validation"]["step"]} for result in repeats]
+    return combined
+
+
+def _over(values: Sequence[float]) -> dict:
+    """The mean over repeats and its interval."""
+    return interval("accuracy", [[value] for value in values])
 
 
 _HEAD = """# Results
@@ -101,24 +164,31 @@ def _cells(results: dict) -> dict[str, dict[str, list[dict]]]:
     return cells
 
 
-def _pivot(results: dict, beside: dict[str, dict[str, str]]) -> list[str]:
+def _pivot(results: dict, study: Study) -> list[str]:
     """A table with a row a method, as in `_cells`."""
     cells = _cells(results)
     columns = list(dict.fromkeys(column for row in cells.values() for column in row))
     lines = [_line(["method", *columns]), _line(["---"] * (1 + len(columns)))]
-    two = False
     for method, row in cells.items():
+        base = cells.get(study.base.get(method.partition(": ")[0]), {})
         texts = []
         for column in columns:
             tests = row.get(column)
             text = _percent(tests[0]) if tests else "-"
             if tests and len(tests) > 1:
-                two, text = True, f"{text} ({100 * tests[1]['accuracy']:.2f})"
+                text += f" ({100 * tests[1]['accuracy']:.2f})"
+            if tests and column in base:
+                gain = _over(np.subtract(tests[0]["values"], base[column][0]["values"]))
+                text += f" ({100 * gain['accuracy']:+.1f} ± {100 * gain['ci95']:.1f})"
             texts.append(text)
         lines.append(_line([method, *texts]))
-    for method, row in beside.items():
+    for method, row in study.beside.items():
         lines.append(_line([method, *(row.get(column, "-") for column in columns)]))
-    return lines + ["", "All queries at once; in parentheses each query alone."] * two
+    if study.base:
+        lines += ["", "In parentheses the difference from the base, from pairs of runs."]
+    elif any(len(tests) > 1 for row in cells.values() for tests in row.values()):
+        lines += ["", "All queries at once; in parentheses each query alone."]
+    return lines
 
 
 def _percent(test: dict) -> str:
@@ -144,7 +214,7 @@ def _table(results: dict) -> list[str]:
 def _section(name: str, path: Path) -> str:
     study, results = STUDIES[name], json.loads(path.read_text())
     lines = [f"## {study.title}", "", study.published, ""]
-    lines += _table(results) if study.curve else _pivot(results, study.beside)
+    lines += _table(results) if study.curve else _pivot(results, study)
     first = next(iter(results.values()))
     tasks = f"{first['test']['num_tasks']} test tasks"
     if seeds := first["test"].get("num_seeds"):
@@ -174,4 +244,4 @@ def _line(cells: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,7 +1,8 @@
 """Linear probing: the network, the regression and a graph that it learns."""
 
-import json
+import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,10 @@ from test_subgraphs import random_graph
 
 from cml_jax.models import gcn
 from cml_jax.tasks.block_graph import block_graph
-from experiments import probing
+from configs.nodes import get_config
+from experiments import graphs, probing
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_the_embedding_of_all_nodes_is_that_of_the_gcn():
@@ -35,7 +39,7 @@ def test_the_regression_is_at_its_minimum(x64, ways):
     assert np.abs(weights).max() > 0.05
 
 
-def test_learns_a_block_graph(monkeypatch, tmp_path, capsys):
+def test_learns_a_block_graph(monkeypatch):
     made = block_graph(
         0,
         nodes=300,
@@ -46,12 +50,16 @@ def test_learns_a_block_graph(monkeypatch, tmp_path, capsys):
         words_per_class=6,
         on_topic=0.4,
     )
-    monkeypatch.setattr(probing, "block_graph", lambda seed: made)
-    out = tmp_path / "rows.json"
-    options = "--classes 6 3 3 --shots 5 --seeds 1 --epochs 60 --out".split()
-    monkeypatch.setattr(sys, "argv", ["probing", *options, str(out)])
-    probing.main()
-    (row,) = json.loads(out.read_text())
-    assert row == json.loads(capsys.readouterr().out) and row["shots"] == 5
-    start = probing.linear_probing(made, (6, 3, 3), 0, ways=2, shots=5, epochs=0).mean()
-    assert row["accuracy"] > max(0.9, start + 0.01)
+    monkeypatch.setattr(graphs, "block_graph", lambda seed: made)
+    config = get_config("2way-5shot")
+    config.data.classes = (6, 3, 3)
+    results = probing.linear_probing(config, epochs=60)
+    start = probing.linear_probing(config, epochs=0)["test"]["accuracy"]
+    assert results["test"]["accuracy"] > max(0.9, start + 0.01)
+    assert results["test"]["num_tasks"] == 100 and 0 < results["validation"]["step"] <= 60
+
+
+def test_other_networks_are_not_probed():
+    arguments = ["-m", "experiments.probing", "--config=configs/glyphs.py"]
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: linear probing is of model.name")

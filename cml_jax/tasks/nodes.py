@@ -15,6 +15,7 @@ class Members(NamedTuple):
 
     Attributes:
       nodes: int32 `[classes, largest]`; of row c the first `counts[c]` are the ids of class c.
+        `largest` is of all classes of the graph: one shape, and one program, for all splits.
       counts: int32 `[classes]`.
     """
 
@@ -34,14 +35,15 @@ def members(labels: np.ndarray, classes: np.ndarray, at_least: int = 1) -> Membe
     Raises:
       ValueError: a class has fewer nodes than at_least.
     """
-    nodes = [np.flatnonzero(np.asarray(labels) == c) for c in classes]
+    labels = np.asarray(labels)
+    nodes = [np.flatnonzero(labels == c) for c in classes]
     for c, ids in zip(classes, nodes, strict=True):
         if len(ids) < at_least:
             raise ValueError(
                 f"class {c} has {len(ids)} nodes but shots + queries is {at_least}: lower one of "
                 "them, or leave the class out"
             )
-    largest = max(map(len, nodes), default=0)
+    largest = int(np.bincount(labels[labels >= 0]).max(initial=0))
     padded = [np.pad(ids, (0, largest - len(ids))) for ids in nodes]
     counts = [len(ids) for ids in nodes]
     return Members(np.array(padded, np.int32).reshape(-1, largest), np.array(counts, np.int32))
