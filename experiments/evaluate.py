@@ -18,7 +18,7 @@ from experiments.metrics import read, write_json
 from experiments.platform import make_plan
 from experiments.plots import fits, learning_curve
 from experiments.runs import groups, interval, runs, side_by_side
-from experiments.watch import warnings
+from experiments.watch import Watch
 
 
 def evaluate(config, workdir: Path) -> dict | None:
@@ -93,7 +93,7 @@ def evaluate(config, workdir: Path) -> dict | None:
         "test_all": rows,
         "seed": config.seed,
         "wall_seconds": trained[-1]["seconds"],
-        "warnings": warnings(config, trained),
+        "warnings": Watch(config, trained).warnings(),
         "plan": str(plan),
         "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
         | {"cml_jax": cml_jax.__version__},

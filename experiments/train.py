@@ -59,7 +59,8 @@ def train(config, workdir: Path) -> bool:
     }
 
     log = MetricsFile(workdir / "metrics.jsonl", step, config.tensorboard)
-    warned = watch.warnings(config, read(workdir / "metrics.jsonl"))
+    watching = watch.Watch(config, read(workdir / "metrics.jsonl"))
+    warned = watching.warnings()
     lost = 0  # steps skipped since a good one
     progress = Progress(config.train_steps, step, config.log_every_seconds)
     progress.say("compiling")
@@ -101,9 +102,11 @@ def train(config, workdir: Path) -> bool:
                 best = new
                 checkpoints.save_best(step, {"params": best.params}, best.about)
             clock = time.monotonic()
-        progress.update(step, log.write(step, report))
+        row = log.write(step, report)
+        progress.update(step, row)
+        watching.see(row)
         if step == boundary:
-            for line in watch.warnings(config, read(workdir / "metrics.jsonl")):
+            for line in watching.warnings():
                 if line not in warned:
                     progress.say(f"warning: {line}")
                     warned.append(line)

@@ -1,6 +1,6 @@
 """Nothing goes wrong in silence: steps that are not finite, and runs that learn nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -118,8 +118,8 @@ def must_stop(config, seen: Seen, step: int, lost: int) -> str:
     return f"{line}, or go on without such steps, --config.non_finite=skip"
 
 
-def warnings(config, rows: list[Row]) -> list[str]:
-    """Signs that a run learns nothing, each once, from its reports alone.
+class Watch:
+    """Signs that a run learns nothing, each once, from its reports alone, in bounded memory.
 
     Reports are averaged over stretches of a tenth of training (100 steps at least). Warned of is
 
@@ -131,83 +131,102 @@ def warnings(config, rows: list[Row]) -> list[str]:
     - steps that were skipped.
 
     Of several runs each is looked at by itself where its own numbers are reported.
-
-    Args:
-      config: the run's.
-      rows: its reports so far. More of them never take a warning back.
-
-    Returns:
-      One line each.
     """
-    length = max(100, config.train_steps // 10)
-    stretches = list(_stretches(rows, length))
-    start = next(_stretches(rows, length // 10), {})
-    tasks, chance, found = config.tasks_per_step, 1 / config.data.ways, {}
-    for run in names(config) or [""]:
-        loss, accuracy = (f"{name}/{run}".rstrip("/") for name in ("loss", "accuracy"))
-        label = f"run {run}: " if run else ""
-        if len(stretches) > 1 and loss in stretches[1] and loss in start:
-            if stretches[1][loss] > 0.95 * start[loss]:
-                found[loss] = (
-                    f"{label}the loss does not fall: {start[loss]:.3g} at the start, "
-                    f"{stretches[1][loss]:.3g} in {stretches[1]['steps']}; change "
-                    "--config.outer_learning_rate"
-                )
+
+    def __init__(self, config, rows: Iterable[Row] = ()):
+        """Begins to watch.
+
+        Args:
+          config: the run's.
+          rows: its reports so far.
+        """
+        self._config = config
+        length = max(100, config.train_steps // 10)
+        self._stretches, self._first = _Stretches(length), _Stretches(length // 10)
+        self._step, self._skipped = 0, ""
+        for row in rows:
+            self.see(row)
+
+    def see(self, row: Row) -> None:
+        """Takes the next report."""
+        self._stretches.add(row)
+        self._first.add(row)
+        if row.get("skipped") and not self._skipped:
+            self._skipped = f"steps {self._step + 1}-{row['step']}"
+        self._step = row["step"]
+
+    def warnings(self) -> list[str]:
+        """One line each. More reports never take one back."""
+        stretches = self._stretches.done
+        start = next(iter(self._first.done), {})
+        config = self._config
+        tasks, chance, found = config.tasks_per_step, 1 / config.data.ways, {}
+        for run in names(config) or [""]:
+            loss, accuracy = (f"{name}/{run}".rstrip("/") for name in ("loss", "accuracy"))
+            label = f"run {run}: " if run else ""
+            if len(stretches) > 1 and loss in stretches[1] and loss in start:
+                if stretches[1][loss] > 0.95 * start[loss]:
+                    found[loss] = (
+                        f"{label}the loss does not fall: {start[loss]:.3g} at the start, "
+                        f"{stretches[1][loss]:.3g} in {stretches[1]['steps']}; change "
+                        "--config.outer_learning_rate"
+                    )
+            for stretch in stretches:
+                if stretch.get(accuracy, 1.0) < chance + 0.02 * (1 - chance):
+                    found.setdefault(
+                        accuracy,
+                        f"{label}accuracy is at chance, {stretch[accuracy]:.1%} of "
+                        f"{config.data.ways} classes, in {stretch['steps']}; change --config.inner_learning_rate or "
+                        "--config.outer_learning_rate",
+                    )
         for stretch in stretches:
-            if stretch.get(accuracy, 1.0) < chance + 0.02 * (1 - chance):
+            steps = stretch["steps"]
+            if stretch.get("gradient_norm", 1.0) < 1e-7:
                 found.setdefault(
-                    accuracy,
-                    f"{label}accuracy is at chance, {stretch[accuracy]:.1%} of {config.data.ways} "
-                    f"classes, in {stretch['steps']}; change --config.inner_learning_rate or "
-                    "--config.outer_learning_rate",
+                    "gradient",
+                    f"the gradient vanishes, {stretch['gradient_norm']:.1e} in {steps}; raise "
+                    "--config.inner_learning_rate, or start from another --config.seed",
                 )
-    for stretch in stretches:
-        steps = stretch["steps"]
-        if stretch.get("gradient_norm", 1.0) < 1e-7:
-            found.setdefault(
-                "gradient",
-                f"the gradient vanishes, {stretch['gradient_norm']:.1e} in {steps}; raise "
-                "--config.inner_learning_rate, or start from another --config.seed",
-            )
-        if config.weighting == "gradient_agreement" and "weight_max" in stretch:
-            high, low = stretch["weight_max"], stretch["weight_min"]
-            if high > 0.99:
-                found.setdefault(
-                    "agreement",
-                    f"one task takes all of the agreement weights in {steps}; raise "
-                    "--config.tasks_per_step, or --config.weighting=uniform",
-                )
-            elif high - low < 1e-3 / tasks:
-                found.setdefault(
-                    "agreement",
-                    f"the agreement weights are all equal in {steps}: no task's update differs; "
-                    "raise --config.inner_learning_rate, or --config.weighting=uniform",
-                )
-    before = 0
-    for row in rows:
-        if row.get("skipped"):
+            if config.weighting == "gradient_agreement" and "weight_max" in stretch:
+                high, low = stretch["weight_max"], stretch["weight_min"]
+                if high > 0.99:
+                    found.setdefault(
+                        "agreement",
+                        f"one task takes all of the agreement weights in {steps}; raise "
+                        "--config.tasks_per_step, or --config.weighting=uniform",
+                    )
+                elif high - low < 1e-3 / tasks:
+                    found.setdefault(
+                        "agreement",
+                        f"the agreement weights are all equal in {steps}: no task's update "
+                        "differs; raise --config.inner_learning_rate, or --config.weighting=uniform",
+                    )
+        if self._skipped:
             found["skipped"] = (
-                f"steps were skipped because they were not finite, the first in steps "
-                f"{before + 1}-{row['step']}"
+                f"steps were skipped because they were not finite, the first in {self._skipped}"
             )
-            break
-        before = row["step"]
-    return list(found.values())
+        return list(found.values())
 
 
-def _stretches(rows: list[Row], length: int) -> Iterator[dict[str, Any]]:
+class _Stretches:
     """Means of train/* over stretches of at least `length` steps, and "steps", which they are."""
-    start = step = 0
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    for row in rows:
-        steps, step = row["step"] - step, row["step"]
+
+    def __init__(self, length: int):
+        self.done: list[dict[str, Any]] = []
+        self._length, self._start, self._step = length, 0, 0
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, row: Row) -> None:
+        steps, self._step = row["step"] - self._step, row["step"]
         for name, value in row.items():
             if name.startswith("train/") and value is not None:
                 name = name.removeprefix("train/")
-                sums[name] = sums.get(name, 0.0) + steps * value
-                counts[name] = counts.get(name, 0) + steps
-        if step - start >= length:
-            means = {name: value / counts[name] for name, value in sums.items() if counts[name]}
-            yield means | {"steps": f"steps {start + 1}-{step}"}
-            start, sums, counts = step, {}, {}
+                self._sums[name] = self._sums.get(name, 0.0) + steps * value
+                self._counts[name] = self._counts.get(name, 0) + steps
+        if self._step - self._start >= self._length:
+            means = {
+                name: v / self._counts[name] for name, v in self._sums.items() if self._counts[name]
+            }
+            self.done.append(means | {"steps": f"steps {self._start + 1}-{self._step}"})
+            self._start, self._sums, self._counts = self._step, {}, {}

@@ -473,10 +473,10 @@ def _make_metrics(folder: Path) -> None:
 def _read_metrics(folder: Path) -> list:
     from experiments.config import default_config
     from experiments.metrics import read
-    from experiments.watch import warnings as watch_warnings
+    from experiments.watch import Watch
 
     rows = read(folder / "metrics.jsonl")
-    watch_warnings(default_config(), rows)  # what reads them next
+    Watch(default_config(), rows).warnings()  # what reads them next
     return rows
 
 

@@ -208,14 +208,14 @@ HEALTHY = {
 def test_warnings_on_reports(change, warning):
     config = sinusoids(tasks_per_step=5, weighting="gradient_agreement", train_steps=1000)
     rows = reports(**HEALTHY | change)
-    found = watch.warnings(config, rows)
+    found = watch.Watch(config, rows).warnings()
     assert len(found) == bool(warning) and all("\n" not in line for line in found)
     if warning:
         assert re.search(warning, found[0])
     # More reports never take a warning back or change it, and each is there once.
     told = []
     for count in range(len(rows) + 1):
-        now = watch.warnings(config, rows[:count])
+        now = watch.Watch(config, rows[:count]).warnings()
         assert set(told) <= set(now) and len(now) == len(set(now))
         told = now
 
@@ -253,7 +253,7 @@ def test_warnings_of_real_runs(tmp_path, capsys, make, changes, expected):
     config = make(**LONG | changes)
     assert train(config, tmp_path)
     rows = read(tmp_path / "metrics.jsonl")
-    found = watch.warnings(config, rows)
+    found = watch.Watch(config, rows).warnings()
     assert [any(line.startswith(start) for start in expected) for line in found] == [True] * len(
         expected
     )
