@@ -176,8 +176,8 @@ class Watch:
                     found.setdefault(
                         accuracy,
                         f"{label}accuracy is at chance, {stretch[accuracy]:.1%} of "
-                        f"{config.data.ways} classes, in {stretch['steps']}; change --config.inner_learning_rate or "
-                        "--config.outer_learning_rate",
+                        f"{config.data.ways} classes, in {stretch['steps']}; change "
+                        "--config.inner_learning_rate or --config.outer_learning_rate",
                     )
         for stretch in stretches:
             steps = stretch["steps"]
@@ -199,7 +199,8 @@ class Watch:
                     found.setdefault(
                         "agreement",
                         f"the agreement weights are all equal in {steps}: no task's update "
-                        "differs; raise --config.inner_learning_rate, or --config.weighting=uniform",
+                        "differs; raise --config.inner_learning_rate, or "
+                        "--config.weighting=uniform",
                     )
         if self._skipped:
             found["skipped"] = (
