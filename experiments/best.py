@@ -40,6 +40,17 @@ class Best(NamedTuple):
         }
         return Best(_choose(better, params, self.params), about)
 
+    def scored(self, value: np.ndarray, larger_is_better: bool) -> "Best":
+        """The same parameters with another validation of them; NaN is worse than all.
+
+        Args:
+          value: of the metric, `[]` or `[runs]`; a run that has no best keeps none.
+          larger_is_better: of the metric.
+        """
+        worst = -np.inf if larger_is_better else np.inf
+        known = np.isfinite(value) & (np.asarray(self.about["step"]) > 0)
+        return self._replace(about=self.about | {"value": np.where(known, value, worst).tolist()})
+
 
 def no_best(params: Params, runs: tuple[int, ...], larger_is_better: bool) -> Best:
     """Before the first validation.

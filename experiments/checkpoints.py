@@ -121,8 +121,8 @@ class Checkpoints:
             why = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
             folder = Path(manager.directory)
             raise CheckpointError(
-                f"no checkpoint in {folder} is good ({why}): restore one from a backup, or delete "
-                "the folder to start from scratch"
+                f"no checkpoint in {folder} is good ({why}): restore one from a backup, or choose "
+                "another --workdir"
             )
         return None
 
@@ -239,6 +239,10 @@ def _read(
 
 
 def _about(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    for path in Path(manager.directory, str(step)).rglob("*"):
+        # What was saved is no link, and a description is small: it is read whole.
+        if path.is_symlink() or (path.parent.name == "about" and path.stat().st_size > 2**24):
+            raise ValueError(f"{path.name} is not what was saved")
     args = ocp.args.Composite(about=ocp.args.JsonRestore())
     return manager.restore(step, args=args)["about"]
 

@@ -42,6 +42,9 @@ def evaluate(config, workdir: Path) -> dict | None:
     if best is None:
         raise ValueError(f"{workdir} has no checkpoint to evaluate: train it first")
     step, tree, extra = best
+    trained = read(workdir / "metrics.jsonl")
+    if not trained:
+        raise ValueError(f"{workdir}/metrics.jsonl has no report: restore it")
     params = hosts.replicate(tree["params"], plan.replicated)
     images = hosts.replicate(problem.data["test"], plan.replicated)
 
@@ -71,7 +74,6 @@ def evaluate(config, workdir: Path) -> dict | None:
     chosen = (max if problem.larger_is_better else min)(means, key=means.get)
     headline = next(row for row in rows if row.get("run", "") == chosen)
 
-    trained = read(workdir / "metrics.jsonl")
     results = {
         "method": config.method,
         "weighting": config.weighting,
@@ -92,7 +94,7 @@ def evaluate(config, workdir: Path) -> dict | None:
         "test": headline,
         "test_all": rows,
         "seed": config.seed,
-        "wall_seconds": trained[-1]["seconds"],
+        "wall_seconds": trained[-1].get("seconds"),
         "warnings": Watch(config, trained).warnings(),
         "plan": str(plan),
         "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}

@@ -25,7 +25,7 @@ def main(_: list[str]) -> None:
     config = CONFIG.value
     platform.restart_with_huge_pages(config)
     path = flags.FLAGS["config"].config_filename
-    workdir = Path(WORKDIR.value or default_workdir(path, config))
+    workdir = Path(WORKDIR.value or default_workdir(path, config)).expanduser()
     several = hosts.several(config)
     try:
         _start(config, workdir, several)

@@ -1,5 +1,6 @@
 """What a run reports: JSON lines (the source of truth), progress on the terminal, TensorBoard."""
 
+import contextlib
 import json
 import math
 import os
@@ -20,6 +21,9 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     Args:
       path: the file; its folder is made.
       value: what `json.dumps` takes; NaN and infinities become null.
+
+    Raises:
+      OSError: it could not be written; one line, without an errno.
     """
     text = json.dumps(_finite(value), indent=2, allow_nan=False)
     _replace(Path(path), (text + "\n").encode())
@@ -114,13 +118,18 @@ class MetricsFile:
         """
         row = {"step": int(step)} | {name: float(value) for name, value in values.items()}
         row = _finite(row)
-        if self._file is not None:
-            self._file.write(_line(row))
+        if self._file is not None and self._file.write(line := _line(row)) < len(line):
+            raise OSError(f"cannot write {self._file.name} (No space left): free some")
         if self._board is not None:
             for name, value in row.items():
                 if name != "step" and value is not None:
                     self._board.add_scalar(name, value, step)
         return row
+
+    def sync(self) -> None:
+        """Waits for the disk: a checkpoint must not be ahead of the reports."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the files."""
@@ -241,14 +250,17 @@ def _line(row: Row) -> bytes:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Named by process: every process of a distributed run may write the same file.
     temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"cannot write {path} ({error.strerror}): choose another --workdir") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -31,7 +31,7 @@ def default_workdir(config_path: str, config: ConfigDict) -> Path:
 def record(
     config: ConfigDict, workdir: Path, evaluate: bool = False, accept_changes: bool = False
 ) -> list[str]:
-    """Writes `config.json` until training has begun (`last/` is there), then compares with it.
+    """Writes `config.json` until training has begun (there are reports), then compares with it.
 
     Free to differ: plan.*, hosts.*, data.dir, data.file, eval.num_tasks, eval.num_steps,
     tensorboard, checkpoint_every_minutes, log_every_seconds and non_finite; with `evaluate`, all
@@ -50,35 +50,46 @@ def record(
       ConfigError: the run was started with other settings (and they were not accepted, or
         train_steps is lower), its `config.json` is unreadable, or there is no run to evaluate.
     """
-    path = Path(workdir) / "config.json"
-    now = json.loads(json.dumps(flat(config)))
-    if not (path.parent / "last").exists():
+    workdir = Path(workdir)
+    path, reports = workdir / "config.json", workdir / "metrics.jsonl"
+    if not (workdir / "last").exists() and not (reports.exists() and reports.stat().st_size):
         if evaluate:
             raise ConfigError(f"no run in {workdir}: train it first (the same without --evaluate)")
         try:
-            write_json(path, now)
+            write_json(path, flat(config))
         except OSError as error:
-            raise ConfigError(f"cannot write {path} ({error.strerror}): choose --workdir") from None
+            raise ConfigError(error) from None
         return []
-    before = _recorded(path)
-    changed = [
-        f"{name} {before.get(name)!r} -> {now.get(name)!r}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-        and not free(name)
-        and not (evaluate and name.startswith("eval."))
-    ]
-    if changed and not accept_changes:
-        raise ConfigError(
-            f"{workdir} was started with other settings ({', '.join(changed)}): set them back, "
-            "choose another --workdir, or go on with the new ones by --accept_changes"
-        )
+    before, now = _recorded(path), flat(config)
     if now["train_steps"] < before["train_steps"]:
         raise ConfigError(
             f"train_steps={now['train_steps']} but {workdir} was started with "
-            f"{before['train_steps']}: --accept_changes can only raise it"
+            f"{before['train_steps']}: a run can only be made longer, by --accept_changes"
         )
-    return changed
+    differing = changed(config, workdir)
+    if evaluate:
+        differing = [line for line in differing if not line.startswith("eval.")]
+    if differing and not accept_changes:
+        raise ConfigError(
+            f"{workdir} was started with other settings ({', '.join(differing)}): set them back, "
+            "choose another --workdir, or go on with the new ones by --accept_changes"
+        )
+    return differing
+
+
+def changed(config: ConfigDict, workdir: Path) -> list[str]:
+    """The settings that a run was started with and that are others now, as `name old -> new`.
+
+    Args:
+      config: the checked config.
+      workdir: the run's folder.
+    """
+    before, now = _recorded(Path(workdir) / "config.json"), json.loads(json.dumps(flat(config)))
+    return [
+        f"{name} {before.get(name)!r} -> {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and not free(name)
+    ]
 
 
 def rewrite(config: ConfigDict, workdir: Path) -> None:
@@ -88,17 +99,18 @@ def rewrite(config: ConfigDict, workdir: Path) -> None:
       config: the checked config, which the checkpoints fit.
       workdir: the run's folder.
     """
-    path = Path(workdir) / "config.json"
-    before, now = _recorded(path), json.loads(json.dumps(flat(config)))
-    if any(before.get(name) != now[name] and not free(name) for name in now):
-        # In this order: were it stopped in between, the next start would find the change again.
-        (path.parent / "results.json").unlink(missing_ok=True)
-        write_json(path, now)
+    if not changed(config, workdir):
+        return
+    # In this order: were it stopped in between, the next start would find the change again.
+    (Path(workdir) / "results.json").unlink(missing_ok=True)
+    write_json(Path(workdir) / "config.json", flat(config))
 
 
 def _recorded(path: Path) -> dict[str, Any]:
     try:
         before = {name: key.default for name, key in KEYS.items()} | read_json(path)
+        if type(before["train_steps"]) is not int:
+            raise ValueError
         return json.loads(json.dumps(before))
     except ValueError:
         raise ConfigError(f"{path} is unreadable: restore it or choose another --workdir") from None

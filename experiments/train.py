@@ -12,11 +12,13 @@ import cml_jax
 from cml_jax.tasks import task_keys
 from experiments import build, hosts, platform, watch
 from experiments.best import Best, no_best
-from experiments.checkpoints import Checkpoints, stop_requested
+from experiments.checkpoints import CheckpointError, Checkpoints, stop_requested
 from experiments.evaluate import scorer
 from experiments.metrics import MetricsFile, Progress, read
-from experiments.record import rewrite
+from experiments.record import changed, rewrite
 from experiments.runs import names, runs, side_by_side
+
+_NEW = {"seconds": 0.0, "lost": 0, "best": 0}  # what a checkpoint has beside the state
 
 
 def train(config, workdir: Path) -> bool:
@@ -36,32 +38,27 @@ def train(config, workdir: Path) -> bool:
     plan = platform.make_plan(config)
     name = problem.metric_name
 
-    state = build.initial_state(config, problem)
     checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore_last(state)
-    best = no_best(state.params, state.step.shape, problem.larger_is_better)
-    seconds = 0.0
-    if restored is not None:
-        _, state, extra = restored
-        seconds = extra["seconds"]
-        if restored := checkpoints.restore_best({"params": state.params}):
-            best = Best(restored[1]["params"], restored[2])
-        if hosts.is_first():
-            rewrite(config, workdir)
+    state, best, since = _begin(config, problem, workdir, checkpoints)
+    seconds, lost = since["seconds"], since["lost"]
     step = saved_step = int(state.step.max())
 
     state = hosts.replicate(state, plan.replicated)
     best = best._replace(params=hosts.replicate(best.params, plan.replicated))
     images = {split: hosts.replicate(a, plan.replicated) for split, a in problem.data.items()}
-    validators = {
-        who: scorer(config, problem, plan, partial(_validated, who, problem), "validation")
-        for who in build.validated(config, problem)
-    }
+    validate = _validation(config, problem, plan, images["validation"])
+    if hosts.any_process(hosts.is_first() and changed(config, workdir)):
+        if np.any(best.about["step"]):  # what it reached was by the old settings
+            best = best.scored(validate(best.params)[0], problem.larger_is_better)
+            checkpoints.save_best(
+                int(np.max(best.about["step"])), {"params": best.params}, best.about
+            )
+        if hosts.is_first():
+            rewrite(config, workdir)
 
     log = MetricsFile(workdir / "metrics.jsonl", step, config.tensorboard)
     watching = watch.Watch(config, read(workdir / "metrics.jsonl"))
     warned = watching.warnings()
-    lost = 0  # steps skipped since a good one
     progress = Progress(config.train_steps, step, config.log_every_seconds)
     progress.say("compiling")
     plan, advance = platform.fitting(
@@ -71,6 +68,12 @@ def train(config, workdir: Path) -> bool:
     if step:
         progress.say(f"resuming at step {step} of {config.train_steps} in {workdir}")
     clock = started = saved = time.monotonic()
+
+    def save():
+        log.sync()
+        about = {"seconds": report["seconds"], "lost": lost, "best": best.about["step"]}
+        checkpoints.save_last(step, state, about)
+
     while not _ended(config, step, best) and not stop_requested():
         boundary = min((step // config.eval.every + 1) * config.eval.every, config.train_steps)
         steps = min(plan.steps_per_dispatch, boundary - step)
@@ -90,13 +93,8 @@ def train(config, workdir: Path) -> bool:
         report["tasks_per_second"] = tasks / elapsed
         report["seconds"] = seconds + clock - started
         if step == boundary:
-            values = []
-            for who, validate in validators.items():
-                count = config.eval.validation_tasks
-                [scores] = validate(state.params, images["validation"], count=count)
-                values.append(np.asarray(scores, np.float64).mean(-1))
-                report |= _by_run(config, f"{who}/{name}", values[-1])
-            value = np.mean(values, 0)
+            value, scores = validate(state.params)
+            report |= scores
             new = best.after(state.params, value, step, problem.larger_is_better)
             if new is not best:
                 best = new
@@ -112,11 +110,10 @@ def train(config, workdir: Path) -> bool:
                     warned.append(line)
         due = clock - saved > 60 * config.checkpoint_every_minutes
         if step == boundary or hosts.any_process(due):
-            checkpoints.save_last(step, state, {"seconds": report["seconds"]})
+            save()
             saved, saved_step = time.monotonic(), step
     if saved_step < step:
-        seconds += time.monotonic() - started
-        checkpoints.save_last(step, state, {"seconds": seconds})
+        save()
     ended = _ended(config, step, best)
     if ended and not np.any(best.about["step"]):
         raise FloatingPointError(
@@ -128,6 +125,67 @@ def train(config, workdir: Path) -> bool:
     for resource in (checkpoints, log, progress):
         resource.close()
     return ended
+
+
+def _begin(config, problem, workdir, checkpoints):
+    """The state and the best of the last checkpoint, and what was saved with it; or the start.
+
+    Raises:
+      CheckpointError: the run was further than its checkpoints are.
+    """
+    state = build.initial_state(config, problem)
+    best = no_best(state.params, state.step.shape, problem.larger_is_better)
+    restored = checkpoints.restore_last(state)
+    at = restored[0] if restored else 0
+    hosts.on_first(lambda: _check_reports(config, workdir / "metrics.jsonl", at))
+    if restored is None:
+        return state, best, _NEW
+    _, state, since = restored
+    if found := checkpoints.restore_best({"params": state.params}):
+        best = Best(found[1]["params"], found[2])
+    elif np.any(since["best"]):
+        raise CheckpointError(
+            f"{workdir}/best has no checkpoint, but the best is of step {np.max(since['best'])}: "
+            "restore it from a backup, or choose another --workdir"
+        )
+    return state, best, _NEW | since
+
+
+def _check_reports(config, path, restored):
+    """Raises a CheckpointError where reports and checkpoints were not left by one run."""
+    steps = {row["step"] for row in read(path)}
+    if restored and restored not in steps:
+        raise CheckpointError(
+            f"{path} has no report of step {restored}, where the checkpoint is: restore it, or "
+            f'accept the gap by a line {{"step": {restored}}} at its end'
+        )
+    if not restored and max(steps, default=0) > config.eval.every:  # it was saved at a validation
+        raise CheckpointError(
+            f"{path} goes to step {max(steps)} but {path.parent / 'last'} has no checkpoint: "
+            "restore it from a backup, or choose another --workdir"
+        )
+    return True
+
+
+def _validation(config, problem, plan, images):
+    """`(params) -> (value, report)`: what decides which is best, `[]` or `[runs]`, and its rows."""
+    name, count = problem.metric_name, config.eval.validation_tasks
+    scorers = {
+        who: scorer(config, problem, plan, partial(_validated, who, problem), "validation")
+        for who in build.validated(config, problem)
+    }
+
+    def validate(params):
+        values = {
+            f"{who}/{name}": np.asarray(score(params, images, count=count)[0], np.float64).mean(-1)
+            for who, score in scorers.items()
+        }
+        report = {}
+        for metric, value in values.items():
+            report |= _by_run(config, metric, value)
+        return np.mean(list(values.values()), 0), report
+
+    return validate
 
 
 def _ended(config, step, best):

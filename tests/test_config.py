@@ -190,6 +190,10 @@ def test_a_run_resumes_only_with_its_own_settings(tmp_path):
     record(changed(**{"eval.queries": 3}), workdir, evaluate=True)
     with pytest.raises(ConfigError, match="seed 0 -> 7"):
         record(changed(seed=7), workdir, evaluate=True)
+    (workdir / "last").rmdir()
+    (workdir / "metrics.jsonl").write_text('{"step": 20}\n')
+    with pytest.raises(ConfigError, match="seed 0 -> 7"):  # it has trained, whatever is left of it
+        record(changed(seed=7), workdir)
 
 
 def test_changes_are_accepted_told_and_stored_once_they_fit(tmp_path):
@@ -201,14 +205,16 @@ def test_changes_are_accepted_told_and_stored_once_they_fit(tmp_path):
     told = ["seed 0 -> 7", "train_steps 9 -> 12"]
     assert record(later, tmp_path, accept_changes=True) == told
     assert (tmp_path / "config.json").read_text() == before
-    with pytest.raises(ConfigError, match="train_steps=8 but .* was started with 9: .*only raise"):
+    with pytest.raises(
+        ConfigError, match="train_steps=8 but .* was started with 9: .*only be made longer"
+    ):
         record(changed(train_steps=8), tmp_path, accept_changes=True)
     rewrite(changed(**{"train_steps": 9, "plan.chunk": 3}), tmp_path)
     assert (tmp_path / "results.json").exists()  # the same run
     rewrite(later, tmp_path)
     assert not (tmp_path / "results.json").exists()
     assert record(later, tmp_path) == []
-    with pytest.raises(ConfigError, match="train_steps 12 -> 9"):
+    with pytest.raises(ConfigError, match="train_steps=9 but .* was started with 12"):
         record(changed(**{"train_steps": 9, "seed": 7}), tmp_path)
 
 
