@@ -1,10 +1,6 @@
 """Checkpoints: what comes back is what was saved, or the one before, or an error; never less."""
 
 import shutil
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +11,6 @@ import pytest
 from cml_jax.types import MetaState
 from experiments.checkpoints import CheckpointError, Checkpoints
 
-ROOT = Path(__file__).parent.parent
 # tensorstore reports a damaged file a second time, to an event loop that orbax has closed by then.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -198,28 +193,3 @@ def test_another_config_is_told_and_nothing_is_set_aside(workdir):
         assert "\n" not in str(error.value)
     checkpoints.close()
     assert_is(restore(workdir), 3)
-
-
-def test_the_first_signal_asks_and_the_second_kills():
-    code = (
-        "import time\n"
-        "from experiments.checkpoints import handle_stop_signals, stop_requested\n"
-        "assert not stop_requested()\n"
-        "handle_stop_signals()\n"
-        "print('ready', flush=True)\n"
-        "while not stop_requested(): time.sleep(0.01)\n"
-        "print('asked', flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    command = [sys.executable, "-c", code]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGTERM)
-        assert process.stdout.readline() == "asked\n"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == -signal.SIGINT
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
