@@ -123,7 +123,7 @@ class Checkpoints:
                         ) from error
                     why = _reason(error)
             if hosts.any_process(why is not None):
-                damaged[step] = why or "it is to another process"
+                damaged[step] = why or "another process finds it so"
                 continue
             # Only now: had none been good, the next start would find none and begin anew.
             for bad, why in damaged.items():

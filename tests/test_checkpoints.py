@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from cml_jax.types import MetaState
+from experiments import checkpoints as checkpoints_module
 from experiments.checkpoints import CheckpointError, Checkpoints
 
 # tensorstore reports a damaged file a second time, to an event loop that orbax has closed by then.
@@ -179,6 +180,33 @@ def test_none_good_is_an_error_every_time(workdir):
     for _ in range(2):
         with pytest.raises(CheckpointError, match=r"no checkpoint in .*last is good \(step 3: "):
             restore(workdir)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
+def test_what_cannot_be_read_is_left_as_it_is(workdir, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints_module, "_read", fail)
+        with pytest.raises(
+            CheckpointError, match=r"last/3 cannot be read \(.*: it is left"
+        ) as told:
+            restore(workdir)
+    assert "delete" not in str(told.value)
+    assert_is(restore(workdir), 3)
+
+
+@pytest.mark.parametrize("part", ["manifest.ocdbt", "d"])
+def test_what_tensorstore_may_not_open_is_left_as_it_is(workdir, part):
+    path = workdir / "last" / "3" / "state" / part
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(part)  # to itself: even root may not open it
+    with pytest.raises(CheckpointError, match="last/3 cannot be read"):
+        restore(workdir)
+    path.unlink()
+    path.with_name("elsewhere").rename(path)
+    assert_is(restore(workdir), 3)
 
 
 def test_another_config_is_told_and_nothing_is_set_aside(workdir):

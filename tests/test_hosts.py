@@ -46,7 +46,7 @@ app.run(main.main, flags_parser=parse_flags)
 UNREADABLE = """
 from experiments import checkpoints
 def read(manager, step, template, real=checkpoints._read):
-    if step == 100:
+    if step == 100 and manager.directory.name == "last":
         raise {}
     return real(manager, step, template)
 checkpoints._read = read
@@ -216,19 +216,18 @@ def again(whole, tmp_path):
     return workdir
 
 
-@pytest.mark.parametrize("broken", [None, (0, "ValueError('bits')"), (1, "ValueError('bits')")])
-def test_a_damaged_checkpoint_is_left_by_all(again, broken):
+@pytest.mark.parametrize("broken", [None, (1, UNREADABLE.format("ValueError('bits')"))])
+def test_a_checkpoint_that_is_damaged_to_one_process_is_left_by_all(again, broken):
     if broken is None:
-        data = max((again / "last" / "100" / "state").rglob("*"), key=lambda p: p.stat().st_size)
-        data.write_bytes(data.read_bytes()[:-9] + bytes(9))
-    else:
-        shutil.rmtree(again / "best")  # its step may be 100, too, and there is no other
-        broken = broken[0], UNREADABLE.format(broken[1])
+        for path in (again / "last" / "100" / "state").rglob("*"):
+            if path.is_file() and (data := bytearray(path.read_bytes())):
+                data[len(data) // 2] ^= 4
+                path.write_bytes(data)
     with started(again, FAST, seconds=30, broken=broken) as children:
         assert codes(children) == [0, 0], [lines(again, index) for index in (0, 1)]
     assert "resuming at step 50 of" in said(again, 0).read_text()
     assert "last/100 is damaged, now damaged-last-100: " in said(again, 0).read_text()
-    assert (again / "damaged-last-100").exists() and lines(again, 1) == []
+    assert (again / "damaged-last-100").exists() and "damaged" not in said(again, 1).read_text()
 
 
 @pytest.mark.parametrize("index", [0, 1])
