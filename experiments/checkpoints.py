@@ -78,7 +78,8 @@ class Checkpoints:
     def restore_best(self, template: PyTree) -> Restored | None:
         """The good checkpoint of `best/`.
 
-        A damaged checkpoint is logged and set aside as `damaged-...`, and the one before is read.
+        A damaged checkpoint is logged and set aside as `damaged-...`, and the one before is read:
+        by all processes, where it is damaged to any of them.
 
         Args:
           template: a tree of the same structure, shapes and dtypes (arrays or
@@ -89,8 +90,8 @@ class Checkpoints:
           was ever saved.
 
         Raises:
-          CheckpointError: there are checkpoints but none is good, or they have other leaves than
-            `template`: the config has changed.
+          CheckpointError: there are checkpoints but none is good, or one cannot be read, or they
+            have other leaves than `template`: the config has changed.
         """
         return self._restore(self._best, template)
 
