@@ -4,9 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-import signal
-import sys
-import threading
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from cml_jax.types import PyTree
 from experiments import hosts
 
 Restored = tuple[int, PyTree, dict[str, Any]]
-_STOP = threading.Event()
 
 
 class CheckpointError(Exception):
@@ -81,7 +78,8 @@ class Checkpoints:
     def restore_best(self, template: PyTree) -> Restored | None:
         """The good checkpoint of `best/`.
 
-        A damaged checkpoint is logged and set aside as `damaged-...`, and the one before is read.
+        A damaged checkpoint is logged and set aside as `damaged-...`, and the one before is read:
+        by all processes, where it is damaged to any of them.
 
         Args:
           template: a tree of the same structure, shapes and dtypes (arrays or
@@ -92,8 +90,8 @@ class Checkpoints:
           was ever saved.
 
         Raises:
-          CheckpointError: there are checkpoints but none is good, or they have other leaves than
-            `template`: the config has changed.
+          CheckpointError: there are checkpoints but none is good, or one cannot be read, or they
+            have other leaves than `template`: the config has changed.
         """
         return self._restore(self._best, template)
 
@@ -103,23 +101,37 @@ class Checkpoints:
         self._best.close()
 
     def _restore(self, manager: ocp.CheckpointManager, template: PyTree) -> Restored | None:
+        folder = Path(manager.directory)
         steps = sorted(manager.all_steps(), reverse=True)
+        if not hosts.same(json.dumps(steps).encode()):
+            raise CheckpointError(
+                f"the processes see different checkpoints in {folder}: put it on a shared disk, or "
+                "start again when all machines see the same files"
+            )
         damaged = {}
         for step in steps:
-            try:
-                tree, extra = _read(manager, step, template)
-            except CheckpointError:
-                raise
-            except Exception as error:  # orbax raises anything at all on a damaged file
-                damaged[step] = _reason(error)
+            why = None
+            with contextlib.closing(_alone(folder)) as reader:
+                try:
+                    tree, extra = _read(reader, step, template)
+                except CheckpointError:
+                    raise
+                except Exception as error:  # orbax raises anything at all on a damaged file
+                    if _no_damage(error):
+                        raise CheckpointError(
+                            f"checkpoint {folder}/{step} cannot be read ({_reason(error)}): it is "
+                            "left as it is, start again when this machine can read it"
+                        ) from error
+                    why = _reason(error)
+            if hosts.any_process(why is not None):
+                damaged[step] = why or "another process finds it so"
                 continue
             # Only now: had none been good, the next start would find none and begin anew.
             for bad, why in damaged.items():
                 self._set_aside(manager, bad, f"{why}; going on from step {step}")
-            return step, tree, extra
+            return step, jax.tree.map(jnp.array, tree), extra
         if damaged:
             why = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
-            folder = Path(manager.directory)
             raise CheckpointError(
                 f"no checkpoint in {folder} is good ({why}): restore one from a backup, or choose "
                 "another --workdir"
@@ -139,38 +151,25 @@ class Checkpoints:
         manager.reload()
 
 
-def handle_stop_signals() -> None:
-    """Makes the first SIGTERM or SIGINT a request that `stop_requested` tells; the next one kills.
-
-    Call from the main thread, once, before the loop.
-    """
-
-    def request(number: int, frame: Any) -> None:
-        _STOP.set()
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, signal.SIG_DFL)
-        # No print: the signal may have come in the middle of one.
-        line = b"stopping at the next report with a checkpoint; once more: at once\n"
-        os.write(sys.stderr.fileno(), line)
-
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, request)
-
-
-def stop_requested() -> bool:
-    """Whether a SIGTERM or SIGINT came to any process since `handle_stop_signals`.
-
-    All processes must ask at the same points: they answer each other.
-    """
-    return hosts.any_process(_STOP.is_set())
-
-
 def _open(folder: Path, keep: int | None) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         create=True,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=False,
+    )
+    return ocp.CheckpointManager(folder, options=options, item_names=("state", "about"))
+
+
+def _alone(folder: Path) -> ocp.CheckpointManager:
+    """For reading without the others: orbax waits for all of them, but not where one has failed."""
+    me = jax.process_index()
+    options = ocp.CheckpointManagerOptions(
+        create=False,
+        enable_async_checkpointing=False,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=str(me)
+        ),
     )
     return ocp.CheckpointManager(folder, options=options, item_names=("state", "about"))
 
@@ -235,7 +234,7 @@ def _read(
     state = _host(manager.restore(step, args=args)["state"])
     if about["leaves_digest"] != _leaves_digest(state):
         raise ValueError("its arrays are not what was saved")
-    return jax.tree.map(jnp.array, state), about["extra"]
+    return state, about["extra"]
 
 
 def _about(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
@@ -245,6 +244,15 @@ def _about(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
             raise ValueError(f"{path.name} is not what was saved")
     args = ocp.args.Composite(about=ocp.args.JsonRestore())
     return manager.restore(step, args=args)["about"]
+
+
+def _no_damage(error: Exception) -> bool:
+    """Whether a checkpoint may be good although this machine cannot read it: a right, a disk."""
+    # tensorstore has one exception for all, and the system's number in its text.
+    if number := re.search(r"os_error_code='(\d+)'", str(error)):
+        error = OSError(int(number[1]), "")
+    missing = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+    return isinstance(error, (OSError, MemoryError)) and not isinstance(error, missing)
 
 
 def _reason(error: Exception) -> str:

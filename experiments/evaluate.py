@@ -13,11 +13,12 @@ import numpy as np
 import cml_jax
 from cml_jax.tasks import task_keys
 from experiments import build, hosts
-from experiments.checkpoints import Checkpoints, stop_requested
+from experiments.checkpoints import Checkpoints
 from experiments.metrics import read, write_json
 from experiments.platform import make_plan
 from experiments.plots import fits, learning_curve
 from experiments.runs import groups, interval, runs, side_by_side
+from experiments.signals import stop_requested
 from experiments.watch import Watch
 
 

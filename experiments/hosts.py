@@ -46,13 +46,16 @@ def several(config) -> bool:
 
     By `hosts.count`; where it is 0, under SLURM and Open MPI by their counts, and on a machine with
     TPU software always: only jax can ask Cloud TPU, in `join`.
+
+    Raises:
+      HostsError: such a count is no number.
     """
     if config.hosts.count:
         return config.hosts.count > 1
     if all(name in os.environ for name in _SLURM):
-        return int(os.environ["SLURM_NTASKS"]) > 1
+        return _count("SLURM_NTASKS") > 1
     if "OMPI_MCA_orte_hnp_uri" in os.environ:
-        return int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
+        return _count("OMPI_COMM_WORLD_SIZE") > 1
     return importlib.util.find_spec("libtpu") is not None
 
 
@@ -209,6 +212,17 @@ def _many() -> bool:
     # Whoever has not joined is alone; asking so starts no backend.
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized()
+
+
+def _count(name: str) -> int:
+    text = os.environ.get(name, "1")
+    try:
+        return int(text)
+    except ValueError:
+        raise HostsError(
+            f"{name}={text!r} is no number of processes: set it to one, or --config.hosts.count=1 "
+            "for one alone"
+        ) from None
 
 
 def _gather(value: Any) -> np.ndarray:

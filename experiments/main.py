@@ -26,7 +26,10 @@ def main(_: list[str]) -> None:
     platform.restart_with_huge_pages(config)
     path = flags.FLAGS["config"].config_filename
     workdir = Path(WORKDIR.value or default_workdir(path, config)).expanduser()
-    several = hosts.several(config)
+    try:
+        several = hosts.several(config)
+    except hosts.HostsError as error:
+        fail(error, 2)
     try:
         _start(config, workdir, several)
     except SystemExit as stop:
@@ -91,8 +94,9 @@ def _run(config, workdir: Path) -> None:
     # Imported only here: a mistake in the flags is told at once, and the machine must be set up
     # before jax starts.
     platform.configure(config)
-    from experiments.checkpoints import CheckpointError, handle_stop_signals
+    from experiments.checkpoints import CheckpointError
     from experiments.evaluate import describe, evaluate
+    from experiments.signals import handle_stop_signals
     from experiments.train import train
 
     path = workdir / "lock"  # process 0 has just written it

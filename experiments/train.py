@@ -12,11 +12,12 @@ import cml_jax
 from cml_jax.tasks import task_keys
 from experiments import build, hosts, platform, watch
 from experiments.best import Best, no_best
-from experiments.checkpoints import CheckpointError, Checkpoints, stop_requested
+from experiments.checkpoints import CheckpointError, Checkpoints
 from experiments.evaluate import scorer
 from experiments.metrics import MetricsFile, Progress, read
 from experiments.record import changed, rewrite
 from experiments.runs import names, runs, side_by_side
+from experiments.signals import stop_requested
 
 _NEW = {"seconds": 0.0, "lost": 0, "best": 0}  # what a checkpoint has beside the state
 

@@ -205,9 +205,7 @@ def test_changes_are_accepted_told_and_stored_once_they_fit(tmp_path):
     told = ["seed 0 -> 7", "train_steps 9 -> 12"]
     assert record(later, tmp_path, accept_changes=True) == told
     assert (tmp_path / "config.json").read_text() == before
-    with pytest.raises(
-        ConfigError, match="train_steps=8 but .* was started with 9: .*only be made longer"
-    ):
+    with pytest.raises(ConfigError, match="train_steps=8 but .* .* only be made longer"):
         record(changed(train_steps=8), tmp_path, accept_changes=True)
     rewrite(changed(**{"train_steps": 9, "plan.chunk": 3}), tmp_path)
     assert (tmp_path / "results.json").exists()  # the same run

@@ -36,12 +36,30 @@ ARGUMENTS = (
     "--config.plan.compilation_cache=False",
     "--config.log_every_seconds=0",
 )
+PROGRAM = """
+from absl import app
+from experiments import main
+from experiments.command_line import parse_flags
+app.run(main.main, flags_parser=parse_flags)
+"""
+# The newest checkpoint, which others can read.
+UNREADABLE = """
+from experiments import checkpoints
+def read(manager, step, template, real=checkpoints._read):
+    if step == 100 and manager.directory.name == "last":
+        raise {}
+    return real(manager, step, template)
+checkpoints._read = read
+"""
 FAST, SLOW = (f"--config.plan.steps_per_dispatch={steps}" for steps in (50, 1))
 
 
 @contextmanager
-def started(workdir, *arguments, processes=2, seconds=60):
-    """The processes of one run; what they say is in the files of `said`. None is left over."""
+def started(workdir, *arguments, processes=2, seconds=60, broken=None):
+    """The processes of one run; what they say is in the files of `said`. None is left over.
+
+    `broken` is `(index, code)`: what that process alone runs before the program.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -55,6 +73,8 @@ def started(workdir, *arguments, processes=2, seconds=60):
     children = []
     for index in range(processes):
         command = [sys.executable, "-m", "experiments.main", *ARGUMENTS, f"--workdir={workdir}"]
+        if broken and index == broken[0]:
+            command[1:3] = ["-c", broken[1] + PROGRAM]
         if processes > 1:
             command += [
                 f"--config.hosts.coordinator=127.0.0.1:{port}",
@@ -188,6 +208,42 @@ def test_the_run_goes_on_in_two_processes_or_in_one(killed, whole, tmp_path, pro
         np.testing.assert_allclose(actual[name], value, rtol=1e-5, err_msg=name)
 
 
+@pytest.fixture
+def again(whole, tmp_path):
+    """The run of one process, as if it had been killed before its test: checkpoints of 50, 100."""
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    (workdir / "results.json").unlink()
+    return workdir
+
+
+@pytest.mark.parametrize("broken", [None, (1, UNREADABLE.format("ValueError('bits')"))])
+def test_a_checkpoint_that_is_damaged_to_one_process_is_left_by_all(again, broken):
+    if broken is None:
+        for path in (again / "last" / "100" / "state").rglob("*"):
+            if path.is_file() and (data := bytearray(path.read_bytes())):
+                data[len(data) // 2] ^= 4
+                path.write_bytes(data)
+    with started(again, FAST, seconds=30, broken=broken) as children:
+        assert codes(children) == [0, 0], [lines(again, index) for index in (0, 1)]
+    assert "resuming at step 50 of" in said(again, 0).read_text()
+    assert "last/100 is damaged, now damaged-last-100: " in said(again, 0).read_text()
+    assert (again / "damaged-last-100").exists() and "damaged" not in said(again, 1).read_text()
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_disk_that_one_process_cannot_read_ends_all_and_nothing_else(again, index):
+    failing = UNREADABLE.format("OSError(5, 'Input/output error')")
+    before = sorted(again.rglob("*"))
+    with started(again, FAST, seconds=30, broken=(index, failing)) as children:
+        assert codes(children, seconds=60) == [1, 1]
+    told = [[line for line in lines(again, i) if line.startswith("error")] for i in (0, 1)]
+    assert [len(errors) for errors in told] == [1, 1], told
+    assert "last/100 cannot be read ([Errno 5] Input/output error)" in told[index][0]
+    assert told[1 - index][0].startswith(f"error: {hosts.GONE}")
+    assert "delete" not in str(told)
+    assert sorted(again.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -215,6 +271,9 @@ def test_a_cluster_is_looked_for_where_there_may_be_one(monkeypatch):
     for tasks in (1, 2):
         monkeypatch.setenv("SLURM_NTASKS", str(tasks))
         assert hosts.several(config) == (tasks == 2)
+    monkeypatch.setenv("SLURM_NTASKS", "2(x2)")
+    with pytest.raises(hosts.HostsError, match=r"SLURM_NTASKS='2\(x2\)' is no number"):
+        hosts.several(config)
     config.hosts.count = 1
     assert not hosts.several(config)
 
