@@ -22,7 +22,7 @@ from experiments.signals import stop_requested
 from experiments.watch import Watch
 
 
-def evaluate(config, workdir: Path) -> dict | None:
+def evaluate(config, workdir: Path, problem: build.Problem | None = None) -> dict | None:
     """The final test of the best checkpoint; writes results.json and the learning curve.
 
     Every combination of `eval.num_steps`, transductive or not, and who predicts is scored on the
@@ -30,13 +30,18 @@ def evaluate(config, workdir: Path) -> dict | None:
     the first of `eval.num_steps`; of a sweep, with the value that was best in validation. Several
     seeds have one row, with the interval over seeds.
 
+    Args:
+      config: the checked config.
+      workdir: the run's folder.
+      problem: `build.problem(config)`, where it is there already.
+
     Returns:
       What results.json holds; None but in process 0, which writes it.
 
     Raises:
       ValueError: when there is no checkpoint to score.
     """
-    problem = build.problem(config)
+    problem = problem or build.problem(config)
     plan = make_plan(config)
     checkpoints = Checkpoints(workdir)
     best = checkpoints.restore_best({"params": build.initial_state(config, problem).params})

@@ -77,6 +77,8 @@ def _prepare(config, workdir: Path, held: list) -> bool:
             workdir.mkdir(parents=True, exist_ok=True)
         if workdir.exists():
             held.append(lock.hold(workdir))
+            for left in workdir.glob(".*.json*.*"):  # by a process that was killed as it wrote
+                left.unlink()
     except OSError as error:
         raise ConfigError(f"cannot write {workdir} ({error.strerror}): choose --workdir") from None
     changed = record(config, workdir, _EVALUATE.value, _ACCEPT.value and not _EVALUATE.value)
@@ -94,6 +96,7 @@ def _run(config, workdir: Path) -> None:
     # Imported only here: a mistake in the flags is told at once, and the machine must be set up
     # before jax starts.
     platform.configure(config)
+    from experiments import build
     from experiments.checkpoints import CheckpointError
     from experiments.evaluate import describe, evaluate
     from experiments.signals import handle_stop_signals
@@ -105,10 +108,11 @@ def _run(config, workdir: Path) -> None:
     try:
         if not _EVALUATE.value:
             handle_stop_signals()
-            if not train(config, workdir):
-                hosts.leave()
-                fail("stopped before the end: the same command goes on from here", 1)
-        results = evaluate(config, workdir)
+        problem = build.problem(config)
+        if not _EVALUATE.value and not train(config, workdir, problem):
+            hosts.leave()
+            fail("stopped before the end: the same command goes on from here", 1)
+        results = evaluate(config, workdir, problem)
     except (CheckpointError, FloatingPointError, OSError) as error:
         if hosts.lost(error):
             raise

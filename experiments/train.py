@@ -22,10 +22,15 @@ from experiments.signals import stop_requested
 _NEW = {"seconds": 0.0, "lost": 0, "best": 0}  # what a checkpoint has beside the state
 
 
-def train(config, workdir: Path) -> bool:
+def train(config, workdir: Path, problem: build.Problem | None = None) -> bool:
     """Trains to `train_steps`, from the last checkpoint in `workdir` where there is one.
 
     With `eval.patience` it ends earlier, after so many validations without a better one.
+
+    Args:
+      config: the checked config.
+      workdir: the run's folder.
+      problem: `build.problem(config)`, where it is there already.
 
     Returns:
       True when finished; False when a signal asked to stop before (the state is saved).
@@ -35,7 +40,7 @@ def train(config, workdir: Path) -> bool:
       FloatingPointError: when a loss or gradient is not finite and `config.non_finite` is "stop",
         when it was in no step for long, or when no validation was.
     """
-    problem = build.problem(config)
+    problem = problem or build.problem(config)
     plan = platform.make_plan(config)
     name = problem.metric_name
 
@@ -89,6 +94,7 @@ def train(config, workdir: Path) -> bool:
             report |= _by_run(config, f"train/{metric}", values)
         if config.non_finite == "skip" or seen.skipped.any():
             report["skipped"] = seen.skipped.sum()
+            report |= {f"skipped/{i}": seen.skipped[int(i)] for i in names(config)}
         elapsed, clock = time.monotonic() - clock, time.monotonic()
         tasks = steps * config.tasks_per_step * len(runs(config))
         report["tasks_per_second"] = tasks / elapsed

@@ -143,7 +143,8 @@ class Watch:
         self._config = config
         length = max(100, config.train_steps // 10)
         self._stretches, self._first = _Stretches(length), _Stretches(length // 10)
-        self._step, self._skipped = 0, ""
+        self._step = 0
+        self._skipped: dict[str, str] = {}  # run to the steps of the first report that has one
         for row in rows:
             self.see(row)
 
@@ -151,8 +152,9 @@ class Watch:
         """Takes the next report."""
         self._stretches.add(row)
         self._first.add(row)
-        if row.get("skipped") and not self._skipped:
-            self._skipped = f"steps {self._step + 1}-{row['step']}"
+        for run in names(self._config) or [""]:
+            if row.get(f"skipped/{run}".rstrip("/")):
+                self._skipped.setdefault(run, f"steps {self._step + 1}-{row['step']}")
         self._step = row["step"]
 
     def warnings(self) -> list[str]:
@@ -202,9 +204,10 @@ class Watch:
                         "differs; raise --config.inner_learning_rate, or "
                         "--config.weighting=uniform",
                     )
-        if self._skipped:
-            found["skipped"] = (
-                f"steps were skipped because they were not finite, the first in {self._skipped}"
+        for run, steps in self._skipped.items():
+            found[f"skipped/{run}"] = (
+                f"{f'run {run}: ' if run else ''}steps were skipped because they were not finite, "
+                f"the first in {steps}"
             )
         return list(found.values())
 
