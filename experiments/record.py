@@ -84,7 +84,10 @@ def changed(config: ConfigDict, workdir: Path) -> list[str]:
       config: the checked config.
       workdir: the run's folder.
     """
-    before, now = _recorded(Path(workdir) / "config.json"), json.loads(json.dumps(flat(config)))
+    path = Path(workdir) / "config.json"
+    if not path.exists():  # trained from Python, without a record
+        return []
+    before, now = _recorded(path), json.loads(json.dumps(flat(config)))
     return [
         f"{name} {before.get(name)!r} -> {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
