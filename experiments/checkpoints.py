@@ -238,10 +238,9 @@ def _read(
 
 
 def _about(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    for path in Path(manager.directory, str(step)).rglob("*"):
-        # What was saved is no link, and a description is small: it is read whole.
-        if path.is_symlink() or (path.parent.name == "about" and path.stat().st_size > 2**24):
-            raise ValueError(f"{path.name} is not what was saved")
+    for path in Path(manager.directory, str(step), "about").glob("*"):
+        if path.stat().st_size > 2**24:  # it is read whole
+            raise ValueError(f"about/{path.name} is not what was saved")
     args = ocp.args.Composite(about=ocp.args.JsonRestore())
     return manager.restore(step, args=args)["about"]
 

@@ -52,7 +52,7 @@ def evaluate(config, workdir: Path, problem: build.Problem | None = None) -> dic
     if not trained:
         raise ValueError(f"{workdir}/metrics.jsonl has no report: restore it")
     params = hosts.replicate(tree["params"], plan.replicated)
-    images = hosts.replicate(problem.data["test"], plan.replicated)
+    data = hosts.replicate(problem.data["test"], plan.replicated)
 
     rows = []
     labels = groups(config)
@@ -63,7 +63,7 @@ def evaluate(config, workdir: Path, problem: build.Problem | None = None) -> dic
             modes = (True, False) if problem.batch_statistics else (True,)
             method_of = partial(_tested, who, problem, num_steps)
             score = scorer(config, problem, plan, method_of, "test", modes)
-            scores = score(params, images, count=config.eval.num_tasks)
+            scores = score(params, data, count=config.eval.num_tasks)
             for transductive, values in zip(modes, scores, strict=True):
                 about = {"predicts": who, "num_steps": num_steps, "transductive": transductive}
                 values = np.asarray(values).reshape(-1, config.eval.num_tasks)
@@ -146,28 +146,28 @@ def _example_fits(config, problem, params, count=3):
 
 
 def scorer(config, problem, plan, method_of, split, modes=(True,)):
-    """A compiled `(params, images, count=n) -> values`: the metric of a split's first n tasks.
+    """A compiled `(params, data, count=n) -> values`: the metric of a split's first n tasks.
 
     Every device takes an equal share; the tasks that fill the last round up are dropped again.
 
     Args:
-      method_of: the method from the config of a run and the images.
+      method_of: the method from the config of a run and the data.
       modes: for each, whether it is transductive; `values` is a list with `[n]` for each. Several
         runs are a leading axis of `params` and of the values.
     """
 
     @partial(jax.jit, static_argnames="count", out_shardings=plan.replicated)
-    def score(params, images, *, count):
+    def score(params, data, *, count):
         at_a_time = plan.chunk or 32 * plan.devices
         rounds = -(-count // at_a_time)
 
-        def one_run(c, params, images):
-            method = method_of(c, images)
+        def one_run(c, params, data):
+            method = method_of(c, data)
             keys = task_keys(jax.random.key(c.seed), split, 0, rounds * at_a_time)
 
             def one_round(keys):
                 keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
-                tasks = jax.vmap(problem.test_sample, (0, None))(keys, images)
+                tasks = jax.vmap(problem.test_sample, (0, None))(keys, data)
                 return [
                     cml_jax.evaluate(method, params, tasks, problem.metric, transductive=mode)
                     for mode in modes
@@ -176,13 +176,13 @@ def scorer(config, problem, plan, method_of, split, modes=(True,)):
             values = jax.lax.map(one_round, keys.reshape(rounds, at_a_time))
             return [value.reshape(-1)[:count] for value in values]
 
-        return side_by_side(config, one_run, (0, None))(params, images)
+        return side_by_side(config, one_run, (0, None))(params, data)
 
     return score
 
 
-def _tested(who, problem, num_steps, config, images):
-    return build.test_methods(config, build.on(problem, images), num_steps)[who]
+def _tested(who, problem, num_steps, config, data):
+    return build.test_methods(config, build.on(problem, data), num_steps)[who]
 
 
 def describe(name: str, row: dict) -> str:

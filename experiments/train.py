@@ -1,5 +1,6 @@
 """Meta-training: one flat loop, read from top to bottom."""
 
+import contextlib
 import time
 from functools import partial
 from pathlib import Path
@@ -39,8 +40,14 @@ def train(config, workdir: Path, problem: build.Problem | None = None) -> bool:
       ValueError: when the data cannot give such tasks.
       FloatingPointError: when a loss or gradient is not finite and `config.non_finite` is "stop",
         when it was in no step for long, or when no validation was.
+      CheckpointError: the run was further than its checkpoints are, or one cannot be written.
+      OSError: a report cannot be written.
     """
-    problem = problem or build.problem(config)
+    with contextlib.ExitStack() as closing:
+        return _train(config, workdir, problem or build.problem(config), closing)
+
+
+def _train(config, workdir, problem, closing):
     plan = platform.make_plan(config)
     name = problem.metric_name
 
@@ -51,8 +58,8 @@ def train(config, workdir: Path, problem: build.Problem | None = None) -> bool:
 
     state = hosts.replicate(state, plan.replicated)
     best = best._replace(params=hosts.replicate(best.params, plan.replicated))
-    images = {split: hosts.replicate(a, plan.replicated) for split, a in problem.data.items()}
-    validate = _validation(config, problem, plan, images["validation"])
+    data = {split: hosts.replicate(a, plan.replicated) for split, a in problem.data.items()}
+    validate = _validation(config, problem, plan, data["validation"])
     if hosts.any_process(hosts.is_first() and changed(config, workdir)):
         if np.any(best.about["step"]):  # what it reached was by the old settings
             best = best.scored(validate(best.params)[0], problem.larger_is_better)
@@ -62,13 +69,17 @@ def train(config, workdir: Path, problem: build.Problem | None = None) -> bool:
         if hosts.is_first():
             rewrite(config, workdir)
 
-    log = MetricsFile(workdir / "metrics.jsonl", step, config.tensorboard)
+    log = closing.enter_context(
+        contextlib.closing(MetricsFile(workdir / "metrics.jsonl", step, config.tensorboard))
+    )
     watching = watch.Watch(config, read(workdir / "metrics.jsonl"))
     warned = watching.warnings()
-    progress = Progress(config.train_steps, step, config.log_every_seconds)
+    progress = closing.enter_context(
+        contextlib.closing(Progress(config.train_steps, step, config.log_every_seconds))
+    )
     progress.say("compiling")
     plan, advance = platform.fitting(
-        config, plan, lambda plan: compile_steps(config, problem, plan, state, images["train"])
+        config, plan, lambda plan: compile_steps(config, problem, plan, state, data["train"])
     )
     progress.say(f"plan: {plan}")
     if step:
@@ -83,7 +94,7 @@ def train(config, workdir: Path, problem: build.Problem | None = None) -> bool:
     while not _ended(config, step, best) and not stop_requested():
         boundary = min((step // config.eval.every + 1) * config.eval.every, config.train_steps)
         steps = min(plan.steps_per_dispatch, boundary - step)
-        state, seen = advance(state, images["train"], steps)
+        state, seen = advance(state, data["train"], steps)
         seen = jax.tree.map(np.asarray, seen)
         step += steps
         lost = lost + steps if (seen.skipped == steps).all() else 0
@@ -129,8 +140,7 @@ def train(config, workdir: Path, problem: build.Problem | None = None) -> bool:
         )
     if ended and step < config.train_steps:
         progress.say(f"no better validation in {config.eval.patience}: training ends")
-    for resource in (checkpoints, log, progress):
-        resource.close()
+    checkpoints.close()
     return ended
 
 
@@ -174,7 +184,7 @@ def _check_reports(config, path, restored):
     return True
 
 
-def _validation(config, problem, plan, images):
+def _validation(config, problem, plan, data):
     """`(params) -> (value, report)`: what decides which is best, `[]` or `[runs]`, and its rows."""
     name, count = problem.metric_name, config.eval.validation_tasks
     scorers = {
@@ -184,7 +194,7 @@ def _validation(config, problem, plan, images):
 
     def validate(params):
         values = {
-            f"{who}/{name}": np.asarray(score(params, images, count=count)[0], np.float64).mean(-1)
+            f"{who}/{name}": np.asarray(score(params, data, count=count)[0], np.float64).mean(-1)
             for who, score in scorers.items()
         }
         report = {}
@@ -201,8 +211,8 @@ def _ended(config, step, best):
     return step == config.train_steps or 0 < config.eval.patience <= without_better
 
 
-def compile_steps(config, problem, plan, state, images):
-    """Compiles `(state, images, steps) -> (state, watch.Seen)`: meta-steps and what they report.
+def compile_steps(config, problem, plan, state, data):
+    """Compiles `(state, data, steps) -> (state, watch.Seen)`: meta-steps and what they report.
 
     A step that is not finite leaves the state as it was, whatever `config.non_finite` is. The
     number of steps is traced: one program for the last, shorter dispatch too. Several runs are a
@@ -212,15 +222,13 @@ def compile_steps(config, problem, plan, state, images):
     sharp = config.method == "sharp_maml" and config.sharp in ("upper", "both")
     metrics = {"loss": problem.loss, problem.metric_name: problem.metric}
 
-    def one_step(c, state, images):
+    def one_step(c, state, data):
         key, count = jax.random.key(c.seed), c.tasks_per_step
         keys = task_keys(key, "train", state.step * count, count)
         keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
-        tasks = jax.vmap(problem.train_sample, (0, None))(keys, images)
+        tasks = jax.vmap(problem.train_sample, (0, None))(keys, data)
         return cml_jax.meta_step(
-            build.train_method(
-                c, build.on(problem, images), plan.remat, state.step / c.train_steps
-            ),
+            build.train_method(c, build.on(problem, data), plan.remat, state.step / c.train_steps),
             build.outer_optimizer(c),
             state,
             tasks,
@@ -231,27 +239,27 @@ def compile_steps(config, problem, plan, state, images):
             metrics=metrics,
         )
 
-    def watched(c, state, seen, images):
-        return watch.keep_finite(state, *one_step(c, state, images), seen)
+    def watched(c, state, seen, data):
+        return watch.keep_finite(state, *one_step(c, state, data), seen)
 
     first = side_by_side(config, lambda c, *a: watch.nothing_seen(one_step(c, *a)[1]), (0, None))
     all_runs = side_by_side(config, watched, (0, 0, None))
     look = side_by_side(config, lambda _, *a: watch.look_at_params(*a), (0, 0))
 
-    def advance(state, images, steps):
-        shapes = jax.eval_shape(first, state, images)
+    def advance(state, data, steps):
+        shapes = jax.eval_shape(first, state, data)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         carry = (state, zeros)
-        state, seen = jax.lax.fori_loop(0, steps, lambda _, c: all_runs(*c, images), carry)
+        state, seen = jax.lax.fori_loop(0, steps, lambda _, c: all_runs(*c, data), carry)
         return state, look(seen, state.params)
 
     # Replicated, or a process would hold a part of the parameters only.
     whole = {"donate_argnums": 0, "out_shardings": plan.replicated}
-    return jax.jit(advance, **whole).lower(state, images, 1).compile()
+    return jax.jit(advance, **whole).lower(state, data, 1).compile()
 
 
-def _validated(who, problem, config, images):
-    return build.validated(config, build.on(problem, images))[who]
+def _validated(who, problem, config, data):
+    return build.validated(config, build.on(problem, data))[who]
 
 
 def _by_run(config, name, values):
