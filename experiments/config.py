@@ -96,7 +96,7 @@ KEYS = {
     ),
     "data.split_file": Key("", None, "JSON lists of the classes instead of counts (graphs)"),
     "data.split_seed": Key(
-        0, (0, 2**31 - 1), "which classes are where (graphs), and the block_graph itself"
+        0, (0, 2**31 - 1), "which classes are where (graphs), and the block graph"
     ),
     "data.ways": Key(5, (2, 10_000), "classes in a task"),
     "data.shots": Key(1, (1, 100_000), "support examples per class (sinusoid: points)"),

@@ -91,7 +91,7 @@ HUGE = np.array([0, 2, 4, 1 << 40, 6])
 HOSTILE = {
     "no adjacency": (
         {"adj_data": None},
-        "has no adj_data: a graph's npz has adj_data, adj_indices",
+        "has no adj_data: a graph's npz has",
     ),
     "no labels": ({"labels": None}, "has no labels: a graph's npz has"),
     "objects": ({"adj_data": np.array([{}] * 6, object)}, "damaged"),
