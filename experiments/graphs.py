@@ -47,7 +47,7 @@ def node_tasks(config, at_least: int):
     graph, split = _load(config.data, at_least)
     _check_classes(config.data, graph.labels, split)
     about, digest = facts(graph, split), _digest(graph, split)
-    labels = graph.labels  # on the host, where `members` reads them
+    labels = graph.labels  # NumPy's: what follows makes `graph` one of jax arrays
     table = None
     if config.model.name == "gmeta":
         caps = config.model.subgraph_nodes, config.model.subgraph_neighbours

@@ -10,7 +10,7 @@ import numpy as np
 
 import cml_jax
 from cml_jax.tasks import task_keys
-from experiments import build, hosts, platform, watch
+from experiments import build, graphs, hosts, platform, watch
 from experiments.best import Best, no_best
 from experiments.checkpoints import Checkpoints, stop_requested
 from experiments.evaluate import scorer
@@ -63,6 +63,8 @@ def train(config, workdir: Path) -> bool:
     warned = watching.warnings()
     lost = 0  # steps skipped since a good one
     progress = Progress(config.train_steps, step, config.log_every_seconds)
+    if problem.graph:
+        progress.say(graphs.in_words(problem.graph))
     progress.say("compiling")
     plan, advance = platform.fitting(
         config, plan, lambda plan: compile_steps(config, problem, plan, state, images["train"])

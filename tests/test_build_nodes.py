@@ -35,11 +35,14 @@ def small(**changes):
     ],
     ids=["gcn", "cml and agreement", "sgc, two seeds"],
 )
-def test_nodes_train_and_test(tmp_path, changes):
+def test_nodes_train_and_test(tmp_path, changes, capfd):
     config = small(**changes)
     assert train(config, tmp_path)
     results = evaluate(config, tmp_path)
     assert 0 <= results["test"]["accuracy"] <= 1 and results["split_hash"]
+    said = capfd.readouterr().err
+    assert "graph: 3,000 nodes, " in said and "meta-learner)" in said and "queries" not in said
+    assert [len(c) for c in results["graph"]["split"].values()] == [16, 7, 7]
 
 
 def test_the_model_stands_on_the_data_that_it_is_given():
