@@ -182,7 +182,7 @@ def _tested(who, problem, num_steps, config, images):
 
 
 def describe(name: str, row: dict, both_modes: bool = False) -> str:
-    """One line for people: `98.53% +- 0.21 (1000 tasks, ...)`, with the mode where there are two."""
+    """One line for people: `98.53% +- 0.21 (1000 tasks, ...)`, the mode where there are two."""
     value, half = row[name], row["ci95"]
     percent = name == "accuracy"
     number = f"{value:.2%} ± {half:.2%}" if percent else f"{name} {value:.4f} ± {half:.4f}"
