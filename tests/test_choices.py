@@ -25,8 +25,8 @@ from cml_jax.tasks.nodes import members
 
 GRAPH = block_graph(
     0,
-    nodes=240,
-    classes=12,
+    nodes=480,
+    classes=16,
     degree=8.0,
     within=0.7,
     words=60,
@@ -34,7 +34,7 @@ GRAPH = block_graph(
     words_per_class=6,
     on_topic=0.4,
 )
-TRAIN, TEST = (members(GRAPH.labels, classes, 11) for classes in (np.arange(8), np.arange(8, 12)))
+TRAIN, TEST = (members(GRAPH.labels, classes, 11) for classes in (np.arange(8), np.arange(8, 16)))
 KEY, OPTIMIZER = jax.random.key(0), optax.adam(0.01)
 INNER = dict(learning_rate=0.1, num_steps=5)
 
@@ -43,7 +43,7 @@ def plain(key, split, noise=False):
     return nodes(key, split, ways=2, shots=1, queries=10, noise=noise)
 
 
-def train(method, sample=plain, steps=100):
+def train(method, sample=plain, steps=300):
     """The parameters after training: to be jitted, with the graph as an argument."""
     state = cml_jax.init(method, OPTIMIZER, KEY, sample(KEY, TRAIN).support.inputs)
 
@@ -75,7 +75,7 @@ def gmeta_accuracy():
         cut = subgraphs(GRAPH, **caps, seed=seed)
         # As large as the whole, so that one program tests all: rows and neighbours that count 0.
         table = jax.tree.map(np.copy, whole)
-        table.neighbours[:], table.scales[:], table.weights[:] = 240, 0, 0
+        table.neighbours[:], table.scales[:], table.weights[:] = len(cut.weights), 0, 0
         rows, longest = cut.neighbours.shape[1:]
         table.neighbours[:, :rows, :longest] = cut.neighbours
         table.scales[:, :rows], table.weights[:, :rows] = cut.scales, cut.weights
