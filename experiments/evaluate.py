@@ -187,7 +187,7 @@ def describe(name: str, row: dict, both_modes: bool = False) -> str:
     percent = name == "accuracy"
     number = f"{value:.2%} ± {half:.2%}" if percent else f"{name} {value:.4f} ± {half:.4f}"
     mode = ", all queries at once" if row["transductive"] else ", each query alone"
-    steps = f"{row['num_steps']} inner step" + "s" * (row["num_steps"] > 1)
+    steps = f"{row['num_steps']} inner step" + "s" * (row["num_steps"] != 1)
     tasks = f"{row['num_tasks']} tasks"
     if "num_seeds" in row:
         tasks = f"{row['num_seeds']} seeds of {tasks}"

@@ -347,7 +347,9 @@ def test_real_files(data_dir, name, nodes, edges, features, labelled, isolated):
 def test_an_npz_of_pytorch_geometric_is_told_the_layout(tmp_path):
     path = tmp_path / "pyg.npz"
     np.savez(path, x=np.ones((5, 2)), edge_index=np.ones((2, 3), int), y=np.zeros(5, int))
-    with pytest.raises(DataError, match="has no adj_data, .*, labels: a graph's npz has") as error:
+    with pytest.raises(
+        DataError, match="has no adj_data: a graph's npz has adj_data, adj"
+    ) as error:
         read_graph(path)
     assert "\n" not in str(error.value)
 

@@ -187,7 +187,7 @@ def _read_npz(path: Path) -> tuple[Entries, Entries, np.ndarray]:
     features = {"attr_matrix"} if "attr_matrix" in arrays else _CSR["attr"]
     if missing := (_CSR["adj"] | features | {"labels"}) - arrays.keys():
         raise DataError(
-            f"{path} has no {', '.join(sorted(missing))}: a graph's npz has adj_data, adj_indices, "
+            f"{path} has no {min(missing)}: a graph's npz has adj_data, adj_indices, "
             "adj_indptr and adj_shape of a CSR matrix, the same of attr or a dense attr_matrix, "
             "and labels"
         )
