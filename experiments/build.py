@@ -23,7 +23,7 @@ class Problem(NamedTuple):
     Attributes:
       train_sample, test_sample: `(key, data[split]) -> Task`; the second is validation's too.
       data: split ("train", "validation", "test") to arrays, or to None where tasks are procedural.
-      split_hash: of the class lists; "" where tasks are procedural.
+      split_hash: of the class lists, and of the graph; "" where tasks are procedural.
       curve: `(key, x [n, 1]) -> y [n, 1]`, the truth behind a regression task, or None.
       network: from data[split] to the model, which may stand on it, as on a graph. Inside of what
         is jitted the data are an argument: see `on`.
@@ -32,6 +32,7 @@ class Problem(NamedTuple):
       metric_name, metric: "accuracy" or "mse".
       larger_is_better: of the metric.
       batch_statistics: whether a prediction depends on the other examples of its batch.
+      graph: what is to be said of the graph, `graphs.facts`, or None.
     """
 
     train_sample: Callable[[jax.Array, Any], Task]
@@ -48,6 +49,7 @@ class Problem(NamedTuple):
     metric: Metric
     larger_is_better: bool
     batch_statistics: bool
+    graph: dict[str, Any] | None
 
 
 def problem(config) -> Problem:
@@ -58,7 +60,7 @@ def problem(config) -> Problem:
     """
     shots = config.data.train_shots or config.data.shots
     at_least = max(shots + config.data.queries, config.data.shots + config.eval.queries)
-    sample, data, split_hash = _tasks(config, at_least)
+    sample, data, split_hash, graph = _tasks(config, at_least)
     train_sample = partial(sample, shots=shots, queries=config.data.queries)
     test_sample = partial(sample, shots=config.data.shots, queries=config.eval.queries)
     if config.data.name in GRAPHS:
@@ -84,6 +86,7 @@ def problem(config) -> Problem:
         metric=error if regression else cml_jax.accuracy,
         larger_is_better=not regression,
         batch_statistics=config.model.name == "conv4",
+        graph=graph,
     )
 
 
@@ -97,7 +100,7 @@ def _waves(config):
 
 
 def _tasks(config, at_least):
-    """The sampler, the arrays of each split that it draws from, and the hash of their classes."""
+    """The sampler, the arrays of each split that it draws from, their hash, and a graph's facts."""
     if config.data.name in GRAPHS:
         return graphs.node_tasks(config, at_least)
     config = config.data
@@ -105,12 +108,12 @@ def _tasks(config, at_least):
         splits = _load(config)
         draw = partial(tasks.episodes, ways=config.ways, rotations=config.rotations)
         data = {split: getattr(splits, split) for split in SPLITS}
-        return draw, data, splits.split_hash
+        return draw, data, splits.split_hash, None
     if config.name == "sinusoid":
         draw = partial(tasks.sinusoid, **_waves(config))
     else:
         draw = partial(tasks.glyphs, ways=config.ways)
-    return (lambda key, _, **shape: draw(key, **shape)), dict.fromkeys(SPLITS), ""
+    return (lambda key, _, **shape: draw(key, **shape)), dict.fromkeys(SPLITS), "", None
 
 
 def _load(config):

@@ -17,6 +17,8 @@ from experiments.config import (
     valid,
 )
 
+_SET_SIZE = 10  # of cml_jax.methods.amm_gnn.attribute_sets, which needs jax
+
 
 def check(config: ConfigDict) -> None:
     """Checks types, ranges, finiteness and the rules between keys that need no data.
@@ -38,6 +40,50 @@ def check(config: ConfigDict) -> None:
         if not valid(values[name], key):
             raise ConfigError(f"{name}={values[name]!r}: needs {describe_key(key)}")
     _check_together(config)
+
+
+def _check_graph(c: ConfigDict) -> None:
+    """The rules between keys on graphs, and that none of them is ignored elsewhere."""
+    data = c.data
+    if len(data.classes) != 3 or (any(data.classes) and not all(data.classes)):
+        raise ConfigError(f"data.classes={data.classes}: needs three counts, or (0,0,0)")
+    for name in ("classes", "split_file", "split_seed"):
+        if data.name not in GRAPHS and data[name] != KEYS[f"data.{name}"].default:
+            raise ConfigError(f"data.{name}={data[name]} is for graphs: leave it out")
+    for name in ("subgraph_nodes", "subgraph_neighbours"):
+        if c.model.name != "gmeta" and c.model[name] != KEYS[f"model.{name}"].default:
+            raise ConfigError(f"model.{name}={c.model[name]} is for model.name=gmeta: leave it out")
+    if data.split_file and any(data.classes):
+        raise ConfigError(
+            f"data.classes={data.classes} with data.split_file={data.split_file}, which lists the "
+            "classes: leave one of them out"
+        )
+    if data.name == "graph" and not data.file:
+        if data.dir.endswith(".npz"):
+            raise ConfigError(
+                f"data.dir={data.dir} is for folders: write --config.data.file={data.dir}"
+            )
+        raise ConfigError("data.name=graph needs a file: give --config.data.file=PATH.npz")
+    if data.file and data.name != "graph":
+        raise ConfigError(
+            f"data.file={data.file} with data.name={data.name}: use --config.data.name=graph, or "
+            "leave it out"
+        )
+    if data.file and not data.file.endswith(".npz"):
+        raise ConfigError(
+            f"data.file={data.file} must end in .npz: give the path of an npz, or one of "
+            f"{', '.join(GRAPHS[:-1])} as --config.data.name"
+        )
+    if data.name == "graph" and not (any(data.classes) or data.split_file):
+        raise ConfigError("data.name=graph needs a class split: --config.data.classes=4,3,3")
+    train = (data.train_shots or data.shots) + data.queries
+    for name, examples in (("data", train), ("eval", data.shots + c.eval.queries)):
+        if c.model.name == "amm_gnn" and data.ways * examples < _SET_SIZE:
+            raise ConfigError(
+                f"{name}.queries={c[name].queries}: model.name=amm_gnn draws sets of {_SET_SIZE} "
+                f"of a task's nodes, which are {data.ways * examples}: raise "
+                f"--config.{name}.queries"
+            )
 
 
 def _check_together(c: ConfigDict) -> None:
@@ -62,15 +108,12 @@ def _check_together(c: ConfigDict) -> None:
         raise ConfigError(f"model.hidden={c.model.hidden}: {c.model.name} has one width, as (16,)")
     if c.model.name == "amm_gnn" and c.method not in ("maml", "fomaml"):
         raise ConfigError(f"model.name=amm_gnn with method={c.method}: use --config.method=fomaml")
-    if len(c.data.classes) != 3 or (any(c.data.classes) and not all(c.data.classes)):
-        raise ConfigError(f"data.classes={c.data.classes}: needs three counts, or (0,0,0)")
-    if (c.data.name == "graph") != bool(c.data.file):
+    if c.model.name == "amm_gnn" and c.inner_optimizer != "sgd":
         raise ConfigError(
-            f"data.file={c.data.file!r} with data.name={c.data.name}: an npz goes with "
-            "--config.data.name=graph and nothing else"
+            f"inner_optimizer={c.inner_optimizer} with model.name=amm_gnn, whose inner loop is "
+            "plain gradient descent: leave it out"
         )
-    if c.data.name == "graph" and not (any(c.data.classes) or c.data.split_file):
-        raise ConfigError("data.name=graph needs a class split: --config.data.classes=4,3,3")
+    _check_graph(c)
     if c.data.name != "sinusoid" and c.model.name == "mlp":
         raise ConfigError(
             f"model.name=mlp on the images of {c.data.name}: use --config.model.name=conv4"

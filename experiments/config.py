@@ -90,12 +90,14 @@ KEYS = {
     "sweep_values": Key((1.0,), (0.0, 100.0), "its values, side by side, each with all seeds"),
     "data.name": Key("glyphs", ("glyphs", "omniglot", "sinusoid", *GRAPHS), "task distribution"),
     "data.dir": Key("", None, "folder of the data set's files"),
-    "data.file": Key("", None, "npz of the graph (graph)"),
+    "data.file": Key("", None, "path of the graph's npz (data.name=graph)"),
     "data.classes": Key(
-        (0, 0, 0), (0, 10_000), "training, validation, test classes (graphs); 0s: the paper's"
+        (0, 0, 0), (0, 10_000), "training, validation, test classes (graphs); 0s: the graph's own"
     ),
-    "data.split_file": Key("", None, "JSON lists of the classes instead (graphs)"),
-    "data.split_seed": Key(0, (0, 2**31 - 1), "which classes are where (graphs)"),
+    "data.split_file": Key("", None, "JSON lists of the classes instead of counts (graphs)"),
+    "data.split_seed": Key(
+        0, (0, 2**31 - 1), "which classes are where (graphs), and the block graph"
+    ),
     "data.ways": Key(5, (2, 10_000), "classes in a task"),
     "data.shots": Key(1, (1, 100_000), "support examples per class (sinusoid: points)"),
     "data.train_shots": Key(
@@ -147,7 +149,7 @@ KEYS = {
 
 # What a run may change when it goes on: where files lie, how fast, how often it speaks, and the
 # final test, none of which changes the parameters or which checkpoint is best.
-_FREE = ("plan.", "hosts.", "data.dir", "data.file", "eval.num_tasks", "eval.num_steps")
+_FREE = ("plan.", "hosts.", "data.dir", "eval.num_tasks", "eval.num_steps")
 _FREE += ("checkpoint_every_minutes", "log_every_seconds", "tensorboard", "non_finite")
 _TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 

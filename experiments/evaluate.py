@@ -71,7 +71,10 @@ def evaluate(config, workdir: Path, problem: build.Problem | None = None) -> dic
                     about |= {"run": label} if label else {}
                     rows.append(about | interval(problem.metric_name, values[members]))
                     if hosts.is_first():
-                        print(f"test: {describe(problem.metric_name, rows[-1])}", file=sys.stderr)
+                        print(
+                            f"test: {describe(problem.metric_name, rows[-1], len(modes) > 1)}",
+                            file=sys.stderr,
+                        )
 
     if not hosts.is_first():
         return None
@@ -96,6 +99,7 @@ def evaluate(config, workdir: Path, problem: build.Problem | None = None) -> dic
             f"{config.eval.every} steps: step {step}",
         },
         "split_hash": problem.split_hash,
+        "graph": problem.graph,
         "validation": {problem.metric_name: means[chosen], "step": step},
         "test": headline,
         "test_all": rows,
@@ -185,15 +189,15 @@ def _tested(who, problem, num_steps, config, data):
     return build.test_methods(config, build.on(problem, data), num_steps)[who]
 
 
-def describe(name: str, row: dict) -> str:
-    """One line for people: `98.53% +- 0.21 (1000 tasks; ...)`."""
+def describe(name: str, row: dict, both_modes: bool = False) -> str:
+    """One line for people: `98.53% +- 0.21 (1000 tasks, ...)`, the mode where there are two."""
     value, half = row[name], row["ci95"]
     percent = name == "accuracy"
     number = f"{value:.2%} ± {half:.2%}" if percent else f"{name} {value:.4f} ± {half:.4f}"
-    queries = "all queries at once" if row["transductive"] else "each query alone"
-    steps = f"{row['num_steps']} inner step" + "s" * (row["num_steps"] > 1)
+    mode = ", all queries at once" if row["transductive"] else ", each query alone"
+    steps = f"{row['num_steps']} inner step" + "s" * (row["num_steps"] != 1)
     tasks = f"{row['num_tasks']} tasks"
     if "num_seeds" in row:
         tasks = f"{row['num_seeds']} seeds of {tasks}"
     run = f"{row['run']}: " if "run" in row else ""
-    return f"{run}{number} ({tasks}, {steps}, {row['predicts']}, {queries})"
+    return f"{run}{number} ({tasks}, {steps}, {row['predicts']}{mode * both_modes})"

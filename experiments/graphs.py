@@ -1,10 +1,14 @@
 """Node classification from a config: the graph, its tasks, networks and methods."""
 
+import hashlib
+import json
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cml_jax import models, tasks
 from cml_jax.methods.amm_gnn import amm_gnn, attribute_sets
@@ -13,7 +17,7 @@ from cml_jax.ops.graph import Graph
 from cml_jax.ops.subgraphs import Subgraphs, subgraphs, subgraphs_of
 from cml_jax.tasks.block_graph import block_graph
 from cml_jax.tasks.nodes import Members, members
-from experiments.config import SPLITS
+from experiments.config import SPLITS, ConfigError
 
 
 class OnGraph(NamedTuple):
@@ -31,14 +35,19 @@ class OnGraph(NamedTuple):
 
 
 def node_tasks(config, at_least: int):
-    """The sampler, the data of each split, and the hash of the class split.
+    """The sampler, the data of each split, the hash of graph and class split, and `facts`.
 
     Args:
       config: the run's.
       at_least: nodes that a class must have to be used.
+
+    Raises:
+      ConfigError, ValueError: the graph, its classes and the config do not fit.
     """
     graph, split = _load(config.data, at_least)
-    labels = graph.labels
+    _check_classes(config.data, graph.labels, split)
+    about, digest = facts(graph, split), _digest(graph, split)
+    labels = graph.labels  # NumPy's: what follows makes `graph` one of jax arrays
     table = None
     if config.model.name == "gmeta":
         caps = config.model.subgraph_nodes, config.model.subgraph_neighbours
@@ -55,7 +64,7 @@ def node_tasks(config, at_least: int):
             return attribute_sets(jax.random.fold_in(key, 1), task)
         return task
 
-    return draw, data, split.hash()
+    return draw, data, digest, about
 
 
 def _load(config, at_least):
@@ -63,13 +72,67 @@ def _load(config, at_least):
 
     if config.name == "block_graph":
         graph = block_graph(config.split_seed)
+    elif config.name == "graph":
+        if not Path(config.file).expanduser().is_file():
+            raise ConfigError(f"there is no file {config.file}: correct --config.data.file")
+        graph = graphs.read_graph(config.file)
     else:
-        graph = graphs.load_graph(config.file or config.name, config.dir or None)
+        graph = graphs.load_graph(config.name, config.dir or None)
     if config.split_file:
         return graph, graphs.read_class_split(config.split_file)
     counts = config.classes if any(config.classes) else graphs.CLASS_COUNTS[config.name]
     split = graphs.split_classes(graph.labels, counts, config.split_seed, at_least=at_least)
     return graph, split
+
+
+def _check_classes(config, labels, split):
+    """The split's classes are the graph's, and enough for a task."""
+    where = "split_file" if config.split_file else "classes"
+    unknown = sorted({c for part in split for c in part} - set(labels.tolist()))
+    if unknown:
+        raise ConfigError(
+            f"data.split_file={config.split_file} names class {unknown[0]}, which no node of the "
+            "graph has: correct the file"
+        )
+    for part, classes in split._asdict().items():
+        if len(classes) < config.ways:
+            raise ConfigError(
+                f"data.ways={config.ways} but the {part} split has {len(classes)} classes: lower "
+                f"--config.data.ways, or give it more by --config.data.{where}"
+            )
+
+
+def _digest(graph, split):
+    """The first 16 hex digits of a SHA-256: which graph, and which class is where."""
+    digest = hashlib.sha256(json.dumps([split, graph.features.shape]).encode())
+    stored = graph.adjacency.starts, graph.adjacency.columns, graph.features, graph.labels
+    for array in jax.tree.leaves(stored):
+        digest.update(f"{array.shape} {array.dtype.str} ".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()[:16]
+
+
+def facts(graph: Graph, split) -> dict[str, Any]:
+    """What results.json says of a graph: its sizes, and the classes of each split."""
+    n, starts = len(graph.labels), graph.adjacency.starts
+    known = graph.labels[graph.labels >= 0]
+    return {
+        "nodes": n,
+        "edges": (int(starts[-1]) - n) // 2,
+        "features": graph.features.shape[1],
+        "classes": len(np.unique(known)),
+        "without_label": n - len(known),
+        "without_edge": int((np.diff(starts) == 1).sum()),
+        "split": {part: list(classes) for part, classes in split._asdict().items()},
+    }
+
+
+def in_words(facts: dict[str, Any]) -> str:
+    """`facts` in a line: what a run says when it starts."""
+    return (
+        "graph: {nodes:,} nodes, {edges:,} edges, {classes} classes; {without_label:,} nodes "
+        "without a label, {without_edge:,} without an edge".format(**facts)
+    )
 
 
 def networks(config):

@@ -122,7 +122,9 @@ def _run(config, workdir: Path) -> None:
     if results is None:
         return
     metric = next(iter(results["validation"]))
-    print(f"test of step {results['validation']['step']}: {describe(metric, results['test'])}")
+    both = any(not row["transductive"] for row in results["test_all"])
+    said = describe(metric, results["test"], both)
+    print(f"test of step {results['validation']['step']}: {said}")
     print(f"all results: {workdir / 'results.json'}")
 
 

@@ -6,6 +6,7 @@ Trains a GCN on the nodes of the training classes, freezes it, and fits a logist
 the support nodes of every test task: the same tasks as `experiments.main` tests with this config.
 """
 
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from cml_jax.ops.graph import Graph
 from cml_jax.ops.sparse import matmul
 from cml_jax.tasks import task_keys
 from cml_jax.types import Params
-from experiments import build
+from experiments import build, graphs
 from experiments.command_line import CONFIG, WORKDIR, fail, parse_flags
 from experiments.config import GRAPHS, ConfigError
 from experiments.evaluate import describe
@@ -47,10 +48,11 @@ def logistic_regression(
 ) -> tuple[jax.Array, jax.Array]:
     """Newton's steps from zero on
 
-        sum_i -log softmax(features_i W + b)[targets_i] + 1/2 |W|^2,
+        sum_i -log softmax(features_i W + b)[targets_i] + penalty / 2 |W|^2
 
-    the objective of scikit-learn's default (C = 1) in its multinomial form. b is determined up to a
-    constant, which 1e-6 / 2 |b|^2 fixes.
+    the objective of scikit-learn's default, C = 1: penalty = 1, and 2 for two classes, of which it
+    has one vector w and 1/2 |w|^2: at the minimum W = (-w / 2, w / 2), so |w|^2 = 2 |W|^2. b is
+    determined up to a constant, which 1e-6 / 2 |b|^2 fixes.
 
     Args:
       features: `[n, F]`, of the order of one: the step is never cut back.
@@ -64,7 +66,8 @@ def logistic_regression(
     shape = (features.shape[1] + 1, ways)
     ones = jnp.ones((len(features), 1), features.dtype)
     inputs = jnp.concatenate([features, ones], 1)
-    ridge = jnp.ones(shape, features.dtype).at[-1].set(1e-6)
+    penalty = 2 if ways == 2 else 1
+    ridge = jnp.full(shape, penalty, features.dtype).at[-1].set(1e-6)
 
     def loss(flat):
         weights = flat.reshape(shape)
@@ -126,6 +129,7 @@ def linear_probing(config, epochs: int = EPOCHS) -> dict:
     """
     started = time.monotonic()
     problem = build.problem(config)
+    print(graphs.in_words(problem.graph), file=sys.stderr)
     graph, members = problem.data["train"].graph, problem.data["train"].members
     filled = np.arange(members.nodes.shape[1]) < members.counts[:, None]
     own, targets = members.nodes[filled], np.nonzero(filled)[0]
@@ -179,6 +183,7 @@ def linear_probing(config, epochs: int = EPOCHS) -> dict:
         "test": row,
         "test_all": [row],
         "seed": config.seed,
+        "graph": problem.graph,
         "wall_seconds": time.monotonic() - started,
     }
 
@@ -193,6 +198,12 @@ def main(_: list[str]) -> None:
     try:
         if config.data.name not in GRAPHS or config.model.name != "gcn":
             raise ConfigError("linear probing is of model.name=gcn: use --config=configs/nodes.py")
+        for name, only in (("num_seeds", 1), ("sweep", "none"), ("co_learner", "none")):
+            if config[name] not in (only, ""):
+                raise ConfigError(
+                    f"{name}={config[name]} is not for linear probing, which has one run and one "
+                    "head: leave it out"
+                )
         results = linear_probing(config)
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,9 +33,8 @@ def record(
 ) -> list[str]:
     """Writes `config.json` until training has begun (there are reports), then compares with it.
 
-    Free to differ: plan.*, hosts.*, data.dir, data.file, eval.num_tasks, eval.num_steps,
-    tensorboard, checkpoint_every_minutes, log_every_seconds and non_finite; with `evaluate`, all
-    of eval.*.
+    Free to differ: plan.*, hosts.*, data.dir, eval.num_tasks, eval.num_steps, tensorboard,
+    checkpoint_every_minutes, log_every_seconds and non_finite; with `evaluate`, all of eval.*.
 
     Args:
       config: the checked config.

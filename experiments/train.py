@@ -11,7 +11,7 @@ import numpy as np
 
 import cml_jax
 from cml_jax.tasks import task_keys
-from experiments import build, hosts, platform, watch
+from experiments import build, graphs, hosts, platform, watch
 from experiments.best import Best, no_best
 from experiments.checkpoints import CheckpointError, Checkpoints
 from experiments.evaluate import scorer
@@ -77,6 +77,8 @@ def _train(config, workdir, problem, closing):
     progress = closing.enter_context(
         contextlib.closing(Progress(config.train_steps, step, config.log_every_seconds))
     )
+    if problem.graph:
+        progress.say(graphs.in_words(problem.graph))
     progress.say("compiling")
     plan, advance = platform.fitting(
         config, plan, lambda plan: compile_steps(config, problem, plan, state, data["train"])

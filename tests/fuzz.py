@@ -404,9 +404,9 @@ def _make_graph(folder: Path) -> None:
 
 
 def _read_graph(folder: Path) -> str:
-    from cml_jax.data import load_graph
+    from cml_jax.data import read_graph
 
-    return _graph_digest(load_graph(str(folder / "own.npz")))
+    return _graph_digest(read_graph(folder / "own.npz"))
 
 
 def _make_planetoid(folder: Path) -> None:

@@ -34,9 +34,24 @@ def test_the_regression_is_at_its_minimum(x64, ways):
     logits = inputs @ np.asarray(weights) + np.asarray(bias)
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     off = shares - np.eye(ways)[targets]
-    np.testing.assert_allclose(inputs.T @ off + weights, 0, atol=1e-10)
+    penalty = 2 if ways == 2 else 1
+    np.testing.assert_allclose(inputs.T @ off + penalty * weights, 0, atol=1e-10)
     np.testing.assert_allclose(off.sum(0) + 1e-6 * bias, 0, atol=1e-10)
     assert np.abs(weights).max() > 0.05
+
+
+def test_of_two_classes_it_is_the_binary_regression(x64):
+    """The minimum of sum log(1 + exp(-y (x'w + b))) + 1/2 |w|^2, y = +-1, by gradient descent."""
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.random((10, 3)), np.arange(10) % 2
+    w, b = np.zeros(3), 0.0
+    for _ in range(5000):
+        off = 1 / (1 + np.exp(-(inputs @ w + b))) - targets
+        w, b = w - 0.1 * (inputs.T @ off + w), b - 0.1 * off.sum()
+    weights, bias = probing.logistic_regression(inputs, targets, 2)
+    np.testing.assert_allclose(weights[:, 1] - weights[:, 0], w, atol=1e-5)
+    np.testing.assert_allclose(bias[1] - bias[0], b, atol=1e-5)
+    assert np.abs(w).max() > 0.3
 
 
 def test_learns_a_block_graph(monkeypatch):
@@ -59,7 +74,16 @@ def test_learns_a_block_graph(monkeypatch):
     assert results["test"]["num_tasks"] == 100 and 0 < results["validation"]["step"] <= 60
 
 
-def test_other_networks_are_not_probed():
-    arguments = ["-m", "experiments.probing", "--config=configs/glyphs.py"]
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("error: linear probing is of model.name")
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--config=configs/glyphs.py"], "linear probing is of model.name"),
+        (["--config=configs/nodes.py", "--config.num_seeds=2"], "num_seeds=2 is not for linear"),
+        (["--config=configs/nodes.py", "--config.co_learner=mlp"], "co_learner=mlp is not for"),
+    ],
+)
+def test_what_is_not_probed(arguments, message):
+    command = [sys.executable, "-m", "experiments.probing", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1

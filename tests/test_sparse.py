@@ -41,6 +41,18 @@ def test_rows_that_repeat_and_an_empty_one(matrix):
     assert len(value) > count and not value[count:].any()
 
 
+def test_entries_at_one_place_are_refused():
+    with pytest.raises(ValueError, match=r"two entries are at \(1, 2\): add up"):
+        sparse(np.array([1, 0, 1]), np.array([2, 0, 2]), np.ones(3), (2, 3))
+
+
+@pytest.mark.parametrize("wrong", [4, -1])
+def test_an_edge_to_no_node_is_refused(wrong):
+    stored = sparse(np.arange(4), np.zeros(4, int), np.ones(4), (4, 1))
+    with pytest.raises(ValueError, match=f"edges: {wrong} is no node of 0, ..., 3: correct"):
+        graph(np.array([[0, 1], [wrong, 2]]), stored, np.arange(4))
+
+
 def test_graph_by_hand():
     # 0 - 1 - 2, and 3 alone; one edge twice, one in both directions, one from a node to itself
     features = np.array([[6, 0], [0, 6], [3, 3], [1, 2]], np.float32)

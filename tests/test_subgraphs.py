@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cml_jax.ops import subgraphs as module
 from cml_jax.ops.graph import graph
 from cml_jax.ops.sparse import sparse
 from cml_jax.ops.subgraphs import subgraphs, subgraphs_of
@@ -89,3 +90,13 @@ def test_caps_that_cut_nothing_change_nothing():
     jax.tree.map(np.testing.assert_array_equal, whole, capped)
     with pytest.raises(ValueError, match="nodes=0, neighbours=32: a subgraph needs at least 1"):
         subgraphs(made, nodes=0)
+
+
+def test_a_table_that_would_not_fit_is_refused_before_the_work(monkeypatch):
+    made, _, _ = random_graph()
+    longest = int(np.diff(made.adjacency.starts).max())
+    monkeypatch.setattr(module, "_MAX_ENTRIES", 40 * 5 * 3)
+    assert subgraphs(made, nodes=5, neighbours=3).neighbours.size == 600
+    monkeypatch.setattr(module, "_cut", None)
+    with pytest.raises(ValueError, match=f"40 subgraphs of 5 rows of {longest} .* over 600 entr"):
+        subgraphs(made, nodes=5, neighbours=None)

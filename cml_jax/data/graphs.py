@@ -1,6 +1,5 @@
 """Graphs whose nodes are classified, from the files that users have."""
 
-import hashlib
 import json
 import logging
 import os
@@ -26,6 +25,10 @@ _MEMBERS = (
     r"((?:adj|attr)(?:_matrix[.]|_)(?:data|indices|indptr|shape)"
     r"|attr_matrix|labels|zero_label_mask)[.]npy"
 )
+_CSR = {
+    matrix: {f"{matrix}_{part}" for part in ("data", "indices", "indptr", "shape")}
+    for matrix in ("adj", "attr")
+}
 
 _log = logging.getLogger(__name__)
 
@@ -67,33 +70,25 @@ class ClassSplit(NamedTuple):
     validation: tuple[int, ...]
     test: tuple[int, ...]
 
-    def hash(self) -> str:
-        """The first 16 hex digits of a SHA-256: which class is where, for the results."""
-        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:16]
-
 
 def load_graph(name: str, data_dir: str | os.PathLike[str] | None = None) -> Graph:
-    """Loads citeseer, cora, amazon_computer or cora_full, or any graph by the path of its npz.
+    """Loads citeseer, cora, amazon_computer or cora_full.
 
-    A named graph is looked for in `data_dir`, in `$CML_JAX_DATA` and in the user's cache, in each
-    also in the sub-folder `graphs`, as an npz in the layout of gnn-benchmark and PyTorch Geometric
-    (CSR arrays `adj_*` and `attr_*`, or a dense `attr_matrix`; `labels`), or as Planetoid's eight
-    files. Nothing is downloaded, and no pickle runs code.
-
-    Edges count in both directions, once, and not from a node to itself; weights of edges are
-    ignored. Features are as stored. Nodes of Planetoid without a label have the label -1.
+    A graph is looked for in `data_dir`, in `$CML_JAX_DATA` and in the user's cache, in each also in
+    the sub-folder `graphs`, as an npz, see `read_graph`, or as Planetoid's eight files. Nothing is
+    downloaded, and no pickle runs code. Nodes of Planetoid without a label have the label -1.
 
     Args:
-      name: of a graph, or a path that ends in .npz.
+      name: of the graph.
       data_dir: a folder to look in first.
 
     Raises:
       DataError: the graph is nowhere, or what is there is not such a graph.
     """
-    if name.endswith(".npz"):
-        return _graph(name, *_read_npz(Path(name).expanduser()))
     if name not in _KNOWN:
-        raise DataError(f"{name!r} is no graph: choose one of {', '.join(_KNOWN)}, or a path")
+        raise DataError(
+            f"{name!r} is no graph: choose one of {', '.join(_KNOWN)}, or read a file by read_graph"
+        )
     known = _KNOWN[name]
     looked_in = places(data_dir, "graphs")
     for place in looked_in:
@@ -106,6 +101,27 @@ def load_graph(name: str, data_dir: str | os.PathLike[str] | None = None) -> Gra
         f"{name} is not in {', '.join(map(str, looked_in))}: put {known.source} into one of them, "
         "or set CML_JAX_DATA to the folder that has them"
     )
+
+
+def read_graph(path: str | os.PathLike[str]) -> Graph:
+    """Reads any graph from an npz.
+
+    Its layout is that of gnn-benchmark: the CSR arrays `adj_data`, `adj_indices`, `adj_indptr` and
+    `adj_shape`, the same of `attr` or a dense `attr_matrix`, and `labels`, where -1 is no class.
+
+    Edges count in both directions, once, and not from a node to itself; weights of edges are
+    ignored, but an edge of weight 0 is none. Features are as stored.
+
+    Args:
+      path: of the file.
+
+    Raises:
+      DataError: there is no such file, or it is not such a graph.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise DataError(f"there is no file {path}: correct its path")
+    return _graph(str(path), *_read_npz(path))
 
 
 def split_classes(
@@ -168,12 +184,19 @@ def _read_npz(path: Path) -> tuple[Entries, Entries, np.ndarray]:
         path, _MEMBERS, max_members=64, max_bytes=_MAX_BYTES, max_ratio=1100
     )  # bytes that are all 1 shrink as far as deflate goes; their number is bounded
     arrays = {name.replace("_matrix.", "_"): array for name, array in arrays.items()}
+    features = {"attr_matrix"} if "attr_matrix" in arrays else _CSR["attr"]
+    if missing := (_CSR["adj"] | features | {"labels"}) - arrays.keys():
+        raise DataError(
+            f"{path} has no {min(missing)}: a graph's npz has adj_data, adj_indices, "
+            "adj_indptr and adj_shape of a CSR matrix, the same of attr or a dense attr_matrix, "
+            "and labels"
+        )
     adjacency = csr(path, arrays, "adj")
     if "attr_matrix" in arrays:
         features = dense(path, arrays["attr_matrix"])
     else:
         features = summed(csr(path, arrays, "attr"))
-    labels = check_labels(path, arrays.get("labels"))
+    labels = check_labels(path, arrays["labels"])
     missing = arrays.get("zero_label_mask")
     if missing is not None:
         if missing.dtype != bool or missing.shape != labels.shape:
@@ -192,7 +215,7 @@ def _of_shape(path, parts, known):
     if (nodes, features) != (known.nodes, known.features):
         raise DataError(
             f"{path} has {nodes} nodes and {features} features, not {known.nodes} and "
-            f"{known.features}: take {known.source}, or load it by its path"
+            f"{known.features}: take {known.source}, or read it by its path"
         )
     return parts
 

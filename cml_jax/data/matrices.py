@@ -45,7 +45,8 @@ def csr(path: Path, arrays: dict[str, Any], name: str) -> Entries:
         raise _bad(path, f"{name}_indices", f"leave 0, ..., {m - 1}")
     _check_values(path, f"{name}_data", data)
     rows = np.repeat(np.arange(n), np.diff(indptr.astype(np.int64)))
-    return Entries(rows, indices, data, (n, m))
+    # int64: with uint64, as files may have, NumPy adds in float64.
+    return Entries(rows, indices.astype(np.int64), data, (n, m))
 
 
 def summed(matrix: Entries) -> Entries:
@@ -73,15 +74,21 @@ def dense(path: Path, array: np.ndarray) -> Entries:
 
 
 def check_labels(path: Path, labels: Any) -> np.ndarray:
-    """Labels, if they are integers `[n]` from 0.
+    """Labels, if they are integers `[n]` below n; -1 is no class.
 
     Raises:
       DataError: they are something else.
     """
     if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise _bad(path, "labels", "are no integers, one a node")
-    if not len(labels) or labels.min() < 0 or labels.max() >= len(labels):
-        raise _bad(path, "labels", f"leave 0, ..., {len(labels) - 1}")
+    n = len(labels)
+    outside = labels[(labels < -1) | (labels >= n)]
+    if not n or len(outside):
+        what = f"one is {outside[0]}" if n else "there are none"
+        raise DataError(
+            f"{path}: labels are classes below the number of nodes, 0, ..., {n - 1}, or -1 for no "
+            f"class, but {what}: number the classes 0, 1, 2, ... in the file"
+        )
     return labels.astype(np.int32)
 
 

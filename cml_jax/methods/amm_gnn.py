@@ -1,12 +1,12 @@
 """AMM-GNN: features of a graph scaled to the task at hand."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from cml_jax.methods.maml import maml
+from cml_jax.inner import gradient_descent, loss_on, sgd
 from cml_jax.ops.graph import Graph
 from cml_jax.ops.sparse import dense_rows
 from cml_jax.types import Loss, Method, Model, Noisy, PyTree, Task
@@ -61,7 +61,8 @@ def amm_gnn(
     num_steps: int,
     strength: float = 0.01,
     adapts: PyTree = True,
-    **inner: Any,
+    first_order: jax.typing.ArrayLike = False,
+    remat: bool = False,
 ) -> Method:
     """MAML on a GCN whose features a task scales, by maps that the outer loop alone trains.
 
@@ -72,6 +73,9 @@ def amm_gnn(
     with set_1, set_2 the task's attribute sets, `attribute_sets`. As TLP-FSNC has it: beta is in
     the loss alone. (In the paper alpha and beta scale and shift.) alpha does not change in the
     inner loop and is made once a task; no features are scaled: X diag(s) W1 = X (diag(s) W1).
+
+    Transductive, at test too: the sets are of query nodes as well, so that a prediction depends on
+    the features of other queries (not on labels of theirs).
 
     The meta-gradient reaches the maps through the query loss, at any order, and with second order
     through the inner loop too; `first_order` treats alpha as a constant of the inner loop, as the
@@ -84,7 +88,7 @@ def amm_gnn(
       learning_rate, num_steps: of the inner loop, as in `maml`.
       strength: 0.01 in the code, of the scaling and of the cosines.
       adapts: which parts of the network adapt, as in `maml`; the maps never do.
-      **inner: the other arguments of `maml`: first_order, remat.
+      first_order, remat: as in `maml`.
 
     Returns:
       A `Method` on `Matched` inputs. Its params have "maps" beside "base"; what `adapt` returns has
@@ -95,23 +99,16 @@ def amm_gnn(
     """
 
     def predict(adapted, inputs):
-        if "alpha" not in adapted:  # the network alone, whose features wrappers look at
+        if "alpha" not in adapted:  # not adapted yet: a co-learner's init asks for the features
             return model.apply(adapted, inputs.inputs)
         body = adapted["body"]
         scale = 1 + strength * adapted["alpha"].mean(0)
         body = body | {"kernel_1": scale[:, None] * body["kernel_1"]}
         return model.apply({"body": body, "head": adapted["head"]}, inputs.inputs)
 
-    def apply(params, inputs):
-        return predict(params["base"] | {"alpha": params["alpha"]}, inputs)
-
-    network = maml(
-        model._replace(apply=apply),
-        loss,
-        learning_rate={"base": learning_rate, "alpha": 0.0},
-        num_steps=num_steps,
-        adapts={"base": adapts, "alpha": False},
-        **inner,
+    # alpha stands beside the base, not in a closure: first order stops its gradient too.
+    scaled = model._replace(
+        apply=lambda both, inputs: predict(both["base"] | {"alpha": both["alpha"]}, inputs)
     )
 
     def init(key, inputs):
@@ -129,17 +126,24 @@ def amm_gnn(
             name: jnp.einsum("isf,s->if", features, m["kernel"]) + m["bias"]
             for name, m in params["maps"].items()
         }
-        adapted = network.adapt(
-            {"base": {"base": params["base"], "alpha": vectors["alpha"]}}, support
+        both = gradient_descent(
+            loss_on(scaled, loss, support),
+            {"base": params["base"], "alpha": vectors["alpha"]},
+            sgd({"base": learning_rate, "alpha": 0.0}),
+            num_steps,
+            adapts={"base": adapts, "alpha": False},
+            first_order=first_order,
+            remat=remat,
+            first_step=0,
         )
-        return adapted["base"] | vectors
+        return both["base"] | vectors
 
     def objective(params, adapted, query, prediction=None):
-        value, metrics = network.objective(
-            params, adapted, query, prediction or predict(adapted, query.inputs)
-        )
+        del params
+        outputs, _ = prediction or predict(adapted, query.inputs)
+        query_loss = loss(outputs, query.targets)
         matching = sum(optax.cosine_similarity(*adapted[name], epsilon=1e-6) for name in _MAPS)
-        return value - strength * matching, metrics | {"matching": matching}
+        return query_loss - strength * matching, {"loss": query_loss, "matching": matching}
 
     return Method(init, adapt, predict, objective)
 

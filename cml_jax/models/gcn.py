@@ -34,19 +34,19 @@ class GraphConvolutions(nn.Module):
         }
         key = keys[0] if self.dropout and keys is not None else None
 
-        def hidden(first, constants, columns):
+        def hidden_units(first, constants, ids):
             smoothed, key = constants
-            hidden = nn.relu(smoothed[columns] @ first["kernel"] + first["bias"][None])
+            units = nn.relu(smoothed[ids] @ first["kernel"] + first["bias"][None])
             if key is None:
-                return hidden
+                return units
             keep = 1 - self.dropout
             # By node: whoever reads a node sees the same units, as in a pass over the whole graph.
-            node_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, columns)
+            node_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
             kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep, shape[1:]))(node_keys)
-            return jnp.where(kept, hidden / keep, 0)
+            return jnp.where(kept, units / keep, 0)
 
         constants = (self.graph.smoothed, key)
-        means = _neighbourhood_means(self.graph.adjacency, nodes, hidden, first, constants)
+        means = _neighbourhood_means(self.graph.adjacency, nodes, hidden_units, first, constants)
         second = nn.Dense(self.width, kernel_init=init, bias_init=init, name="second")
         return second(means)  # A (H W2) = (A H) W2
 
@@ -66,7 +66,7 @@ class SimpleConvolution(nn.Module):
             means = smoothed[nodes]
         else:
             means = _neighbourhood_means(
-                adjacency, nodes, lambda _, smoothed, columns: smoothed[columns], (), smoothed
+                adjacency, nodes, lambda _, smoothed, ids: smoothed[ids], (), smoothed
             )
         init = uniform_fan_in(self.width)
         return nn.Dense(self.width, kernel_init=init, bias_init=init)(means)
@@ -139,8 +139,8 @@ def node_co_learner(ways: int, *, width: int = 16) -> Model:
 
 
 def _neighbourhood_means(adjacency, nodes, function, params, constants):
-    """`adjacency[nodes] @ function(params, constants, ids of all nodes)`, of which only the rows
-    that are read are computed."""
+    """`adjacency[nodes] @ function(params, constants, ids)` with the ids of all nodes, of which the
+    function is asked only for those that are read, `_BLOCK` at a time."""
 
     def block(params, constants, i):
         adjacency, nodes, constants = constants

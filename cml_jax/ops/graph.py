@@ -36,11 +36,18 @@ def graph(edges: np.ndarray, features: Sparse, labels: np.ndarray) -> Graph:
       features: `[n, F]`.
       labels: integers `[n]`.
 
+    Raises:
+      ValueError: an edge leads to no node.
+
     Reference: Kipf and Welling, 2017, https://arxiv.org/abs/1609.02907, with rows normalised, as
     in the code that CML's results on nodes rest on, instead of D^-1/2 (A + I) D^-1/2.
     """
     n = len(labels)
-    a, b = np.asarray(edges, np.int64).reshape(-1, 2).T
+    edges = np.asarray(edges, np.int64).reshape(-1, 2)
+    outside = edges[(edges < 0) | (edges >= n)]
+    if len(outside):
+        raise ValueError(f"edges: {outside[0]} is no node of 0, ..., {n - 1}: correct the edge")
+    a, b = edges.T
     own = np.arange(n) * (n + 1)
     pairs = np.unique(np.concatenate([a * n + b, b * n + a, own]))
     rows, columns = pairs // n, pairs % n

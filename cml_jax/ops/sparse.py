@@ -37,16 +37,25 @@ class Sparse:
 def sparse(
     rows: np.ndarray, columns: np.ndarray, values: np.ndarray, shape: tuple[int, int]
 ) -> Sparse:
-    """A `Sparse` of entries in any order, made on the host; entries at one place are not added up.
+    """A `Sparse` of entries in any order, made on the host.
 
     Args:
-      rows, columns: integers `[z]`.
+      rows, columns: integers `[z]`, each place at most once.
       values: `[z]`.
       shape: (n, m).
+
+    Raises:
+      ValueError: two entries are at one place.
     """
-    place = np.asarray(rows, np.int64) * shape[1] + columns
+    place = np.asarray(rows, np.int64) * shape[1] + np.asarray(columns, np.int64)
     # What comes from files is in order already, and sorting is slow.
-    order = slice(None) if (place[1:] >= place[:-1]).all() else np.argsort(place)
+    order = slice(None)
+    if not (place[1:] > place[:-1]).all():
+        order = np.argsort(place)
+        place = place[order]
+        if (twice := place[1:] == place[:-1]).any():
+            where = divmod(int(place[1:][twice][0]), shape[1])
+            raise ValueError(f"two entries are at {where}: add up those of one place first")
     lengths = np.bincount(rows, minlength=shape[0])
     return Sparse(
         rows[order].astype(np.int32),

@@ -8,6 +8,8 @@ import numpy as np
 
 from cml_jax.ops.graph import Graph
 
+_MAX_ENTRIES = 1 << 30  # of the table of all nodes
+
 
 class Subgraphs(NamedTuple):
     """What G-Meta reads of the nodes' subgraphs: arrays that enter a compiled program, once.
@@ -47,8 +49,9 @@ def subgraphs(
     are exact where S has at most `nodes` nodes and a row at most `neighbours` entries. Of a larger
     S, `nodes` rows are drawn with probabilities p proportional to c (but at most 1) and weighted
     by c / p: the weighted sum keeps its expectation, and the rows that weigh most are always there.
-    Of a longer row `neighbours` entries are drawn and their sum is scaled up. A draw is fixed: the
-    same node has the same subgraph in every task.
+    Of a longer row `neighbours` entries are drawn and their sum is scaled up: the row keeps its
+    expectation, but what the ReLU makes of it does not. A draw is fixed: the same node has the same
+    subgraph in every task.
 
     TLP-FSNC takes all of S, and G-Meta's own code keeps the edges among 1,000 nodes drawn
     uniformly. A drawn node then loses most of its neighbours, which is no small change: the rows
@@ -61,7 +64,7 @@ def subgraphs(
       seed: of the draws.
 
     Raises:
-      ValueError: a cap is below 1.
+      ValueError: a cap is below 1, or too high for so large a graph.
 
     Reference: Huang & Zitnik 2020, https://arxiv.org/abs/2006.07889; the mean over a subgraph:
     https://github.com/Zhen-Tan-dmml/TLP-FSNC.
@@ -71,20 +74,24 @@ def subgraphs(
     if min(nodes, neighbours) < 1:
         raise ValueError(f"{nodes=}, {neighbours=}: a subgraph needs at least 1 of each, or None")
     starts, columns = (np.asarray(x) for x in (graph.adjacency.starts, graph.adjacency.columns))
+    degree = np.diff(starts)
+    edges = _Edges(starts, columns, degree, np.zeros(n, bool), np.zeros(n))
+    _check_size(edges, nodes, neighbours)
     rng = np.random.default_rng(seed)
-    cut = [_cut(starts, columns, v, nodes, neighbours, rng) for v in range(n)]
+    cut = [_cut(edges, v, nodes, neighbours, rng) for v in range(n)]
 
-    size = max(len(weights) for _, weights, _, _ in cut), max(kept.max() for *_, kept, _ in cut)
+    size = max(len(rows.weights) for rows in cut), max(rows.lengths.max() for rows in cut)
     table = Subgraphs(
         np.full((n, *size), n, np.int32),
         np.zeros((n, size[0]), np.float32),
         np.zeros((n, size[0]), np.float32),
         _dense(graph),
     )
-    for v, (scales, weights, kept, chosen) in enumerate(cut):
-        m = len(weights)
-        table.scales[v, :m], table.weights[v, :m] = scales, weights
-        table.neighbours[v, :m][np.arange(size[1]) < kept[:, None]] = chosen
+    for v, rows in enumerate(cut):
+        m = len(rows.weights)
+        table.scales[v, :m], table.weights[v, :m] = rows.scales, rows.weights
+        filled = np.arange(size[1]) < rows.lengths[:, None]
+        table.neighbours[v, :m][filled] = rows.neighbours
     return table
 
 
@@ -107,48 +114,105 @@ def subgraphs_of(table: Subgraphs, nodes: jax.Array) -> Subgraph:
     return Subgraph(scales[..., None] * rows, table.weights[nodes])
 
 
-def _cut(starts, columns, v, nodes, neighbours, rng):
-    """(scales, weights, kept, chosen) of at most `nodes` rows: row i adds up the features of
-    `kept[i]` nodes, all of them one after the other in `chosen`."""
-    inside = np.zeros(len(starts) - 1, bool)
-    near, _ = _rows(starts, columns, np.array([v]))
-    inside[_rows(starts, columns, near)[0]] = True
-    reached = np.flatnonzero(inside)
-    degree = np.diff(starts)
-    # Column u of A_S has 1 / degree(i) for the neighbours i of u in S: edges have no direction.
-    entries, first = _rows(starts, columns, reached)
-    entries = np.where(inside, 1 / degree, 0)[entries]
-    weight = np.add.reduceat(entries, first) / len(reached)
-    length = np.add.reduceat(entries > 0, first, dtype=np.int32)
+def _check_size(edges, nodes, neighbours):
+    """Before the work: the table may not have more than 2^30 entries, 4 GB."""
+    n = len(edges.degree)
+    two_hops = np.add.reduceat(edges.degree[edges.columns], edges.starts[:-1], dtype=np.int64)
+    rows, longest = min(nodes, n, two_hops.max()), min(neighbours, edges.degree.max())
+    if n * int(rows) * int(longest) > _MAX_ENTRIES:
+        raise ValueError(
+            f"{n} subgraphs of {rows} rows of {longest} neighbours are over {_MAX_ENTRIES} "
+            "entries: lower nodes or neighbours, as to 32 and 16"
+        )
 
+
+class _Edges(NamedTuple):
+    """A graph by rows, and room for a node's subgraph: both arrays are 0 between two nodes."""
+
+    starts: np.ndarray
+    columns: np.ndarray
+    degree: np.ndarray
+    inside: np.ndarray
+    share: np.ndarray
+
+
+class _Rows(NamedTuple):
+    """The rows of one subgraph, as `Subgraphs` has them; the neighbours of all stand one after
+    the other, `lengths` of them each."""
+
+    scales: np.ndarray
+    weights: np.ndarray
+    lengths: np.ndarray
+    neighbours: np.ndarray
+
+
+def _cut(edges, v, nodes, neighbours, rng):
+    """The `_Rows` of v: at most `nodes`, each of at most `neighbours`."""
+    rows = reached = _reached(edges, v)
+    edges.share[reached] = 1 / edges.degree[reached]
+    weights, lengths = _weights(edges, reached)
     if len(reached) > nodes:
-        p = _inclusion(weight, nodes)
-        # Drawn at even distances, in an order in which neighbouring rows are alike: by how much of
-        # a row is left in S.
-        order = np.argsort(length / degree[reached], kind="stable")
-        ends = np.floor(np.cumsum(p[order]) + rng.random())
-        drawn = order[np.diff(ends, prepend=0) > 0][:nodes]
-        reached, length, weight = reached[drawn], length[drawn], weight[drawn] / p[drawn]
+        left = lengths / edges.degree[reached]
+        drawn, p = _draw_rows(weights, left, nodes, rng)
+        rows, lengths, weights = rows[drawn], lengths[drawn], weights[drawn] / p[drawn]
+    entries, _ = _entries(edges, rows)
+    entries = entries[edges.share[entries] > 0]
+    edges.share[reached] = 0
+    kept = np.minimum(lengths, neighbours)
+    chosen = entries[_draw_neighbours(lengths, kept, rng)]
+    return _Rows(lengths / kept / edges.degree[rows], weights, kept, chosen)
 
-    entries, _ = _rows(starts, columns, reached)
-    entries = entries[inside[entries]]
-    kept = np.minimum(length, neighbours)
-    step = length / kept
-    # At even distances from a random start; all of them, in order, where the step is 1.
+
+def _reached(edges, v):
+    """The nodes at most two edges from v, sorted."""
+    near, _ = _entries(edges, np.array([v]))
+    edges.inside[_entries(edges, near)[0]] = True
+    # A look at every node, a byte each: for up to a million it costs less than sorting.
+    reached = np.flatnonzero(edges.inside)
+    edges.inside[reached] = False
+    return reached
+
+
+def _weights(edges, reached):
+    """c of each row of A_S, and how many entries the row has."""
+    # Column u of A_S has 1 / degree(i) for the neighbours i of u in S: edges have no direction.
+    entries, first = _entries(edges, reached)
+    shares = edges.share[entries]
+    lengths = np.add.reduceat(shares > 0, first, dtype=np.int32)
+    return np.add.reduceat(shares, first) / len(reached), lengths
+
+
+def _draw_rows(weights, left, count, rng):
+    """Which rows, and the probability of each: proportional to weight, at most 1."""
+    p = _inclusion(weights, count)
+    # In an order in which neighbouring rows are alike: by how much of a row is left in S.
+    order = np.argsort(left, kind="stable")
+    return order[_systematic(p[order], rng)][:count], p
+
+
+def _systematic(p, rng):
+    """One where the running sum of probabilities, from a random start, passes a whole number."""
+    ends = np.floor(np.cumsum(p) + rng.random())
+    return np.diff(ends, prepend=0) > 0
+
+
+def _draw_neighbours(lengths, kept, rng):
+    """Places of `kept` entries of each row, at even distances from a random start; all of them, in
+    order, where all are kept. Rows stand one after the other."""
     slot = np.arange(kept.sum()) - np.repeat(np.cumsum(kept) - kept, kept)
-    place = (slot + np.repeat(rng.random(len(kept)), kept)) * np.repeat(step, kept)
-    place = np.minimum(place.astype(np.int32), np.repeat(length, kept) - 1)
-    chosen = entries[np.repeat(np.cumsum(length) - length, kept) + place]
-    return step / degree[reached], weight, kept, chosen
+    place = (slot + np.repeat(rng.random(len(kept)), kept)) * np.repeat(lengths / kept, kept)
+    place = np.minimum(place.astype(np.int32), np.repeat(lengths, kept) - 1)
+    return np.repeat(np.cumsum(lengths) - lengths, kept) + place
 
 
-def _rows(starts, columns, nodes):
+def _entries(edges, nodes):
     """The columns of some rows, one row after the other, and where each row starts."""
-    lengths = starts[nodes + 1] - starts[nodes]
+    starts = edges.starts[nodes]
+    lengths = edges.degree[nodes]
     ends = np.cumsum(lengths, dtype=np.int32)
     first = ends - lengths
-    places = np.arange(ends[-1], dtype=np.int32) + np.repeat(starts[nodes] - first, lengths)
-    return columns[places], first
+    places = np.arange(ends[-1], dtype=np.int32) + np.repeat(starts - first, lengths)
+    return edges.columns[places], first
 
 
 def _inclusion(weight, count):
