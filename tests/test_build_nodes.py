@@ -10,6 +10,7 @@ from experiments import build, graphs
 from experiments.checks import check
 from experiments.config import ConfigError
 from experiments.evaluate import evaluate
+from experiments.metrics import read
 from experiments.record import default_workdir, record
 from experiments.train import train
 
@@ -43,6 +44,20 @@ def test_nodes_train_and_test(tmp_path, changes, capfd):
     said = capfd.readouterr().err
     assert "graph: 3,000 nodes, " in said and "meta-learner)" in said and "queries" not in said
     assert [len(c) for c in results["graph"]["split"].values()] == [16, 7, 7]
+
+
+@pytest.mark.parametrize("network", ["gcn", "gmeta", "amm_gnn"])
+def test_four_devices_train_as_one_does(tmp_path, network):
+    changes = {"model.name": network, "tasks_per_step": 4, "co_learner": "mlp"}
+    changes |= {"weighting": "gradient_agreement", "data.queries": 5, "eval.queries": 5}
+    rows = []
+    for devices in (1, 4):
+        workdir = tmp_path / str(devices)
+        assert train(small(**changes, **{"plan.devices": devices}), workdir)
+        rows.append(read(workdir / "metrics.jsonl")[-1])
+    assert rows[0].keys() == rows[1].keys() and "validation/accuracy" in rows[0]
+    for key in rows[0].keys() - {"seconds", "tasks_per_second"}:
+        np.testing.assert_allclose(rows[1][key], rows[0][key], rtol=1e-5, atol=1e-6, err_msg=key)
 
 
 def test_the_model_stands_on_the_data_that_it_is_given():
