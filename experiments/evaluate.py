@@ -17,6 +17,7 @@ from experiments.checkpoints import Checkpoints
 from experiments.metrics import read, write_json
 from experiments.platform import make_plan
 from experiments.plots import fits, learning_curve
+from experiments.record import record_data
 from experiments.runs import groups, interval, runs, side_by_side
 from experiments.signals import stop_requested
 from experiments.watch import Watch
@@ -48,6 +49,7 @@ def evaluate(config, workdir: Path, problem: build.Problem | None = None) -> dic
     if best is None:
         raise ValueError(f"{workdir} has no checkpoint to evaluate: train it first")
     step, tree, extra = best
+    hosts.on_first(lambda: record_data(problem.split_hash, workdir, compare=True))
     trained = read(workdir / "metrics.jsonl")
     if not trained:
         raise ValueError(f"{workdir}/metrics.jsonl has no report: restore it")

@@ -108,6 +108,31 @@ def rewrite(config: ConfigDict, workdir: Path) -> None:
     write_json(Path(workdir) / "config.json", flat(config))
 
 
+def record_data(digest: str, workdir: Path, compare: bool) -> bool:
+    """Writes `data.json`, what a run is trained on, or compares with it where it is there.
+
+    Args:
+      digest: of the data; "" where tasks are procedural.
+      workdir: the run's folder.
+      compare: the run has begun, with these settings.
+
+    Returns:
+      True.
+
+    Raises:
+      ConfigError: the run was trained on other data.
+    """
+    path = Path(workdir) / "data.json"
+    if not compare:
+        write_json(path, {"digest": digest})
+    elif path.exists() and read_json(path).get("digest") != digest:
+        raise ConfigError(
+            f"{workdir} was trained on other data or classes: restore the files (data.dir, "
+            "data.file, data.split_file), or choose another --workdir"
+        )
+    return True
+
+
 def _recorded(path: Path) -> dict[str, Any]:
     try:
         before = {name: key.default for name, key in KEYS.items()} | read_json(path)

@@ -16,7 +16,7 @@ from experiments.best import Best, no_best
 from experiments.checkpoints import CheckpointError, Checkpoints
 from experiments.evaluate import scorer
 from experiments.metrics import MetricsFile, Progress, read
-from experiments.record import changed, rewrite
+from experiments.record import changed, record_data, rewrite
 from experiments.runs import names, runs, side_by_side
 from experiments.signals import stop_requested
 
@@ -60,7 +60,9 @@ def _train(config, workdir, problem, closing):
     best = best._replace(params=hosts.replicate(best.params, plan.replicated))
     data = {split: hosts.replicate(a, plan.replicated) for split, a in problem.data.items()}
     validate = _validation(config, problem, plan, data["validation"])
-    if hosts.any_process(hosts.is_first() and changed(config, workdir)):
+    accepted = hosts.on_first(lambda: bool(changed(config, workdir)))
+    hosts.on_first(lambda: record_data(problem.split_hash, workdir, step > 0 and not accepted))
+    if accepted:
         if np.any(best.about["step"]):  # what it reached was by the old settings
             best = best.scored(validate(best.params)[0], problem.larger_is_better)
             checkpoints.save_best(
@@ -160,6 +162,7 @@ def _begin(config, problem, workdir, checkpoints):
     if restored is None:
         return state, best, _NEW
     _, state, since = restored
+    since = _NEW | since
     if found := checkpoints.restore_best({"params": state.params}):
         best = Best(found[1]["params"], found[2])
     elif np.any(since["best"]):
@@ -167,7 +170,7 @@ def _begin(config, problem, workdir, checkpoints):
             f"{workdir}/best has no checkpoint, but the best is of step {np.max(since['best'])}: "
             "restore it from a backup, or choose another --workdir"
         )
-    return state, best, _NEW | since
+    return state, best, since
 
 
 def _check_reports(config, path, restored):

@@ -143,6 +143,16 @@ def test_another_graph_is_another_run(tmp_path):
     assert build.problem(first).split_hash != digest
 
 
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    config = small(**write_graph(tmp_path / "a.npz") | {"data.classes": (2, 2, 2)})
+    assert train(config, tmp_path / "run")
+    evaluate(config, tmp_path / "run")
+    write_graph(tmp_path / "a.npz", seed=1)
+    for start in (train, evaluate):
+        with pytest.raises(ConfigError, match="was trained on other data or classes: restore the"):
+            start(config, tmp_path / "run")
+
+
 def test_what_is_said_of_a_graph(tmp_path):
     """Edges 0 - 1 (both ways) and 3 - 1, and two from a node to itself: 27 nodes are alone."""
     edges = {
