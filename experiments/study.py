@@ -36,10 +36,9 @@ def main() -> int:
     parser.add_argument("studies", nargs="+", choices=STUDIES)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")
     arguments = parser.parse_args()
-    if not 1 <= arguments.jobs <= len(os.sched_getaffinity(0)):
-        parser.error(
-            f"--jobs={arguments.jobs}: needs 1 to {len(os.sched_getaffinity(0))}, a core each"
-        )
+    most = len(_cores()) or os.cpu_count() or 1
+    if not 1 <= arguments.jobs <= most:
+        parser.error(f"--jobs={arguments.jobs}: needs 1 to {most}, a core each")
     for name in arguments.studies:
         if not _make(name, STUDIES[name], arguments.jobs):
             return 1
@@ -57,7 +56,7 @@ def _make(name: str, study: Study, jobs: int) -> bool:
         for label, command in commands.items()
         for i, repeat in enumerate(study.repeats)
     ]
-    cores = sorted(os.sched_getaffinity(0)) if jobs > 1 else []
+    cores = _cores() if jobs > 1 else []
     free = SimpleQueue()
     for i in range(jobs):
         free.put(cores[i::jobs])
@@ -88,6 +87,11 @@ def _make(name: str, study: Study, jobs: int) -> bool:
     else:
         points(_cells(results), _RESULTS / f"{name}.png", study.title)
     return True
+
+
+def _cores() -> list[int]:
+    """The cores that this process may use; none where the system does not tell."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def _command(study: Study, label: str) -> list[str]:
