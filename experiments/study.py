@@ -156,7 +156,7 @@ def _cells(results: dict) -> dict[str, dict[str, list[dict]]]:
             who = test["predicts"]
             column, colon, row = label.partition(": ")
             if colon:
-                row += "" if who == "meta-learner" else f": {_COLUMNS[who]}"
+                row += f": {_COLUMNS[who]}" if who.startswith("co-learner") else ""
             else:
                 row, column = label.removesuffix(_WITH), "alone"
                 if label.endswith(_WITH):
