@@ -82,14 +82,16 @@ def points(
     path: str | os.PathLike,
     title: str,
 ) -> None:
-    """Draws accuracies with their intervals, a line a method, on a scale that parts 98 from 99%.
+    """Draws accuracies with their intervals, a line a method.
+
+    Where one is above 95% the scale parts 98 from 99%.
 
     Args:
       rows: method to column to tests, the first of which is drawn: "accuracy" and "ci95".
       path: the picture; its suffix is the format.
       title: above it.
     """
-    figure = _figure(1.5, height=1.2 + 0.42 * len(rows))
+    figure = _figure(1.3 + max(map(len, rows)) / 50, height=1.2 + 0.42 * len(rows))
     if figure is None:
         return
     axes = figure.subplots()
@@ -107,14 +109,18 @@ def points(
             linewidth=1,
             label=column,
         )
-    axes.set_xscale("logit")
-    ticks = [0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99]
+    best = max(test["accuracy"] for row in rows.values() for [test, *_] in row.values())
+    ticks = [0.5, 0.6, 0.7, 0.8, 0.9]
+    if best > 0.95:
+        axes.set_xscale("logit")
+        ticks = [0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99]
     axes.set_xticks(ticks, [f"{100 * tick:g}%" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set_yticks(range(len(rows)), rows)
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     modes = any(len(tests) > 1 for row in rows.values() for tests in row.values())
-    axes.set_xlabel(f"test accuracy{', all queries at once' if modes else ''} (logit scale)")
+    scale = " (logit scale)" if best > 0.95 else ""
+    axes.set_xlabel(f"test accuracy{', all queries at once' if modes else ''}{scale}")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
