@@ -189,7 +189,8 @@ STUDIES = {
         published="Published (the CML paper's table 3, five runs, 100 test tasks each) in the last "
         "rows. Classes are split at random there and here (2, 2, 2 and 4, 3, 3 of them) and not in "
         "the same way. Here: five splits, each with a seed of its own, the same for all methods: "
-        "every command was run with `--config.seed=i --config.data.split_seed=i`, i = 0 to 4.",
+        "every command was run with `--config.seed=i --config.data.split_seed=i`, i = 0 to 4. "
+        "GCN is first-order MAML on the plain network; all are first order, as published.",
         config="configs/nodes.py",
         runs=_nodes(_NODE_ROWS),
         curve="",
