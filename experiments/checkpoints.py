@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,8 @@ def _read(
             f"config asks for {here.get(name, 'none')}: the config has changed, choose another "
             "--workdir"
         )
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(template))
+    _check_sizes(Path(manager.directory, str(step), "state").rglob("*"), 2**24 + 2 * size)
     empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
     args = ocp.args.Composite(state=ocp.args.StandardRestore(empty))
     state = _host(manager.restore(step, args=args)["state"])
@@ -238,9 +241,8 @@ def _read(
 
 
 def _about(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    for path in Path(manager.directory, str(step), "about").glob("*"):
-        if path.stat().st_size > 2**24:  # it is read whole
-            raise ValueError(f"about/{path.name} is not what was saved")
+    folder = Path(manager.directory, str(step))
+    _check_sizes([*folder.glob("*"), *folder.glob("about/*")], 2**24)
     args = ocp.args.Composite(about=ocp.args.JsonRestore())
     return manager.restore(step, args=args)["about"]
 
@@ -252,6 +254,13 @@ def _no_damage(error: Exception) -> bool:
         error = OSError(int(number[1]), "")
     missing = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
     return isinstance(error, (OSError, MemoryError)) and not isinstance(error, missing)
+
+
+def _check_sizes(paths: Iterable[Path], most: int) -> None:
+    """orbax and tensorstore read whole files, whatever their size."""
+    for path in paths:
+        if path.stat().st_size > most:
+            raise ValueError(f"{path.name} is larger than what was saved")
 
 
 def _reason(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Checkpoints: what comes back is what was saved, or the one before, or an error; never less."""
 
+import os
 import shutil
 
 import jax
@@ -206,6 +207,17 @@ def test_what_tensorstore_may_not_open_is_left_as_it_is(workdir, part):
         restore(workdir)
     path.unlink()
     path.with_name("elsewhere").rename(path)
+    assert_is(restore(workdir), 3)
+
+
+def test_a_file_of_a_terabyte_is_damage_and_not_read(workdir):
+    newest = workdir / "last" / "3"
+    for name in [path.relative_to(newest) for path in files(newest)]:
+        size = (newest / name).stat().st_size
+        os.truncate(newest / name, 2**40)  # takes no room on the disk
+        assert_is(restore(workdir), 2)
+        (workdir / "damaged-last-3").rename(newest)
+        os.truncate(newest / name, size)
     assert_is(restore(workdir), 3)
 
 
