@@ -34,11 +34,21 @@ LONG = (
 )
 
 
+def as_in_a_terminal():
+    """In a child: what starts the tests in the background may have signals ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def start(code, **options):
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, cwd=ROOT, preexec_fn=as_in_a_terminal, **options)
+
+
 @contextmanager
-def started(code, **options):
+def started(code):
     """A child that runs `code` and has said that it is ready."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes | options)
+    child = start(code, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert child.stdout.readline() == "ready\n"
         yield child
@@ -116,9 +126,7 @@ def test_a_terminal_that_goes_asks_and_no_output_fails_afterwards(tmp_path):
     )
     ours, theirs = pty.openpty()
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
-    child = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, start_new_session=True, **streams
-    )
+    child = start(code, start_new_session=True, **streams)
     os.close(theirs)
     said = b""
     while not said.endswith(b"ready\r\n"):
