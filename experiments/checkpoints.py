@@ -1,6 +1,7 @@
 """Checkpoints: orbax writes and reads them, a digest of every leaf decides if they are good."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -264,8 +265,14 @@ def _check_sizes(paths: Iterable[Path], most: int) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The start of a message: tensorstore's fill pages."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """The system's word, if there is one, and the start of a message: tensorstore's fill pages."""
+    text = str(error).strip() or type(error).__name__
+    line = text.splitlines()[0][:200]
+    number = re.search(r"os_error_code='(\d+)'", text)
+    word = os.strerror(int(number[1])) if number else ""
+    if not word and "No space left" in text:
+        word = os.strerror(errno.ENOSPC)
+    return line if word in line else f"{word}: {line}"
 
 
 def _host(tree: PyTree) -> PyTree:
