@@ -34,15 +34,14 @@ LONG = (
 )
 
 
-def as_in_a_terminal():
-    """In a child: what starts the tests in the background may have signals ignored."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
 def start(code, **options):
-    command = [sys.executable, "-c", code]
-    return subprocess.Popen(command, cwd=ROOT, preexec_fn=as_in_a_terminal, **options)
+    """What starts the tests in the background may have signals ignored: here they are not."""
+    usual = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "for number in (signal.SIGTERM, signal.SIGHUP): signal.signal(number, signal.SIG_DFL)\n"
+    )
+    return subprocess.Popen([sys.executable, "-c", usual + code], cwd=ROOT, **options)
 
 
 @contextmanager
