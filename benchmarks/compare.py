@@ -21,7 +21,7 @@ from absl import app, flags
 
 from benchmarks import picture, programs, report
 from benchmarks.workloads import WORKLOADS
-from experiments.platform import available_cores
+from experiments.machine.devices import available_cores
 
 _WORKLOADS = flags.DEFINE_list("workloads", list(WORKLOADS), "which")
 _PAIRS = flags.DEFINE_integer("pairs", 3, "how often all are run", lower_bound=1)

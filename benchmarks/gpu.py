@@ -21,7 +21,7 @@ from pathlib import Path
 from absl import app, flags
 
 from benchmarks import programs
-from experiments import metrics
+from experiments.run_folder import folder
 
 _OUT = flags.DEFINE_string("out", "gpu", "folder of gpu.json, of the run and of its log")
 _MINUTES = flags.DEFINE_float("minutes", 8.5, "at most, for everything")
@@ -49,7 +49,7 @@ def main(argv):
         except (RuntimeError, ValueError, OSError) as error:
             store["failed"][name] = str(error)
             print(f"{name}: {error}", flush=True)
-        metrics.write_json(out / "gpu.json", store)
+        folder.write_json(out / "gpu.json", store)
 
     # The run has its share kept free, and comes before what matters least.
     for name in _WORKLOADS.value:
@@ -92,7 +92,7 @@ def train(store: dict, arguments: list[str], out: Path, end: float) -> None:
         process = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log)
         while True:
             ended = process.poll() is not None
-            rows = metrics.read(out / "run" / "metrics.jsonl")
+            rows = folder.read(out / "run" / "metrics.jsonl")
             accuracies = [(row.get("validation/accuracy") or 0.0, row) for row in rows]
             first = next((row for value, row in accuracies if value >= _TARGET.value), None)
             if first and not reached:

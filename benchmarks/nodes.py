@@ -20,9 +20,9 @@ from jax.experimental.sparse import BCOO
 import cml_jax
 from cml_jax import models, tasks
 from cml_jax.data import DataError, load_graph
+from cml_jax.graphs.block_graph import block_graph
+from cml_jax.graphs.sparse import matmul
 from cml_jax.models.layers import uniform_fan_in
-from cml_jax.ops.sparse import matmul
-from cml_jax.tasks.block_graph import block_graph
 from cml_jax.tasks.nodes import members
 from cml_jax.types import Model, Noisy
 

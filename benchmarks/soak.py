@@ -19,7 +19,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments.metrics import read, write_json
+from experiments.run_folder.folder import read, write_json
 
 _MINUTES = flags.DEFINE_float("minutes", 60.0, "no round starts after", lower_bound=0)
 _FOLDER = flags.DEFINE_string("folder", "runs/soak", "of the runs and of soak.json")

@@ -12,8 +12,8 @@ from absl import app, flags, logging
 
 from benchmarks import profile
 from benchmarks.workloads import WORKLOADS
-from experiments import platform
-from experiments.config import KEYS, default_config
+from experiments.machine import allocator, devices
+from experiments.settings.config import KEYS, default_config
 
 _WORKLOAD = flags.DEFINE_enum("workload", "W1", list(WORKLOADS), "what is timed")
 _RUNS = flags.DEFINE_integer("runs", 15, "timed steps", lower_bound=1)
@@ -41,8 +41,8 @@ def main(_):
     config.precision = _PRECISION.value
     config.plan.devices, config.plan.chunk = _DEVICES.value, _CHUNK.value
     config.plan.remat, config.plan.malloc = _REMAT.value, _MALLOC.value
-    platform.restart_with_huge_pages(config)
-    platform.configure(config)
+    allocator.restart_with_huge_pages(config)
+    devices.configure(config)
     result = measure(workload, config, _RUNS.value, _EXPORT.value, _PROFILE.value)
     result = {"workload": _WORKLOAD.value, "precision": _PRECISION.value} | result
     if _JSON.value:
@@ -79,7 +79,7 @@ def measure(workload, config, runs: int, export: str = "", profiled: bool = Fals
 
     import cml_jax
 
-    plan = platform.make_plan(config)
+    plan = devices.make_plan(config)
     method = build(workload, plan.remat)
     optimizer = optax.adam(1e-3)
     s_inputs, s_targets, q_inputs, q_targets = workload.data()
@@ -117,7 +117,7 @@ def measure(workload, config, runs: int, export: str = "", profiled: bool = Fals
         "gflops": gflops,
         "fraction_of_matmul_peak": gflops / product,
         "matmul_gflops": product,
-        "compiled_mb": platform.memory_needed(compiled, plan.devices) / 2**20,
+        "compiled_mb": memory.memory_needed(compiled, plan.devices) / 2**20,
         "peak_rss_mb": usage.ru_maxrss / 1024,
         "faults_per_step": (usage.ru_minflt - faults) / len(times),
         "compile_s": compile_s,
@@ -131,7 +131,7 @@ def measure(workload, config, runs: int, export: str = "", profiled: bool = Fals
         result["peak_device_mb"] = memory["peak_bytes_in_use"] / 2**20
     if profiled:
         on_cpu = jax.default_backend() == "cpu"
-        lanes = platform.available_cores() if on_cpu else plan.devices
+        lanes = devices.available_cores() if on_cpu else plan.devices
         result["profile"] = profile.trace(compiled, state, tasks, lanes)
     return result
 

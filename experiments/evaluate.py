@@ -12,15 +12,16 @@ import numpy as np
 
 import cml_jax
 from cml_jax.tasks import task_keys
-from experiments import build, hosts
-from experiments.checkpoints import Checkpoints
-from experiments.metrics import read, write_json
-from experiments.platform import make_plan
-from experiments.plots import fits, learning_curve
-from experiments.record import record_data
-from experiments.runs import groups, interval, runs, side_by_side
-from experiments.signals import stop_requested
-from experiments.watch import Watch
+from experiments.build import problem as build
+from experiments.build.replicas import groups, interval, runs, side_by_side
+from experiments.machine import processes
+from experiments.machine.devices import make_plan
+from experiments.machine.stop_signals import stop_requested
+from experiments.report.plots import fits, learning_curve
+from experiments.run_folder.checkpoints import Checkpoints
+from experiments.run_folder.folder import read, write_json
+from experiments.run_folder.health import HealthCheck
+from experiments.settings.record import record_data
 
 
 def evaluate(config, workdir: Path, problem: build.Problem | None = None) -> dict | None:
@@ -49,12 +50,12 @@ def evaluate(config, workdir: Path, problem: build.Problem | None = None) -> dic
     if best is None:
         raise ValueError(f"{workdir} has no checkpoint to evaluate: train it first")
     step, tree, extra = best
-    hosts.on_first(lambda: record_data(problem.split_hash, workdir, compare=True))
+    processes.on_process_zero(lambda: record_data(problem.split_hash, workdir, compare=True))
     trained = read(workdir / "metrics.jsonl")
     if not trained:
         raise ValueError(f"{workdir}/metrics.jsonl has no report: restore it")
-    params = hosts.replicate(tree["params"], plan.replicated)
-    data = hosts.replicate(problem.data["test"], plan.replicated)
+    params = processes.replicate(tree["params"], plan.replicated)
+    data = processes.replicate(problem.data["test"], plan.replicated)
 
     rows = []
     labels = groups(config)
@@ -72,13 +73,13 @@ def evaluate(config, workdir: Path, problem: build.Problem | None = None) -> dic
                 for label, members in labels.items():
                     about |= {"run": label} if label else {}
                     rows.append(about | interval(problem.metric_name, values[members]))
-                    if hosts.is_first():
+                    if processes.is_process_zero():
                         print(
                             f"test: {describe(problem.metric_name, rows[-1], len(modes) > 1)}",
                             file=sys.stderr,
                         )
 
-    if not hosts.is_first():
+    if not processes.is_process_zero():
         return None
     validated = np.atleast_1d(extra["value"])
     means = {label: validated[members].mean() for label, members in labels.items()}
@@ -107,7 +108,7 @@ def evaluate(config, workdir: Path, problem: build.Problem | None = None) -> dic
         "test_all": rows,
         "seed": config.seed,
         "wall_seconds": trained[-1].get("seconds"),
-        "warnings": Watch(config, trained).warnings(),
+        "warnings": HealthCheck(config, trained).warnings(),
         "plan": str(plan),
         "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
         | {"cml_jax": cml_jax.__version__},
@@ -188,7 +189,7 @@ def scorer(config, problem, plan, method_of, split, modes=(True,)):
 
 
 def _tested(who, problem, num_steps, config, data):
-    return build.test_methods(config, build.on(problem, data), num_steps)[who]
+    return build.test_methods(config, build.with_data(problem, data), num_steps)[who]
 
 
 def describe(name: str, row: dict, both_modes: bool = False) -> str:

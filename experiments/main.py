@@ -5,11 +5,11 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from experiments import hosts, lock, platform
-from experiments.command_line import CONFIG, WORKDIR, fail, parse_flags, tell
-from experiments.config import ConfigError
-from experiments.metrics import read_json
-from experiments.record import default_workdir, record
+from experiments.machine import allocator, devices, lock, processes
+from experiments.run_folder.folder import read_json
+from experiments.settings.command_line import CONFIG, WORKDIR, fail, parse_flags, tell
+from experiments.settings.config import ConfigError
+from experiments.settings.record import default_workdir, record
 
 _EVALUATE = flags.DEFINE_boolean("evaluate", False, "only test a run that is trained")
 _ACCEPT = flags.DEFINE_boolean(
@@ -23,23 +23,23 @@ _ACCEPT = flags.DEFINE_boolean(
 def main(_: list[str]) -> None:
     """Runs what the flags ask for; `parse_flags` has checked them."""
     config = CONFIG.value
-    platform.restart_with_huge_pages(config)
+    allocator.restart_with_huge_pages(config)
     path = flags.FLAGS["config"].config_filename
     workdir = Path(WORKDIR.value or default_workdir(path, config)).expanduser()
     try:
-        several = hosts.several(config)
-    except hosts.HostsError as error:
+        several = processes.may_be_distributed(config)
+    except processes.HostsError as error:
         fail(error, 2)
     try:
         _start(config, workdir, several)
     except SystemExit as stop:
         if several:
-            hosts.end(stop.code)
+            processes.end(stop.code)
         raise
     except BaseException:
         if several:
             traceback.print_exc()
-            hosts.end(1)
+            processes.end(1)
         raise
 
 
@@ -48,24 +48,24 @@ def _start(config, workdir: Path, several: bool) -> None:
     held = []  # the lock, until the end
     try:
         if several:
-            platform.configure(config)
-            hosts.join(config, _EVALUATE.value)
-        if hosts.on_first(lambda: _prepare(config, workdir, held)):
+            devices.configure(config)
+            processes.join(config, _EVALUATE.value)
+        if processes.on_process_zero(lambda: _prepare(config, workdir, held)):
             _run(config, workdir)
-        hosts.leave()
+        processes.leave()
     except (ConfigError, ValueError, lock.LockError) as error:
         logging.vlog(1, "traceback", exc_info=True)
         fail(error, 2)
-    except hosts.HostsError as error:
+    except processes.HostsError as error:
         logging.vlog(1, "traceback", exc_info=True)
         fail(error, 1)
     except KeyboardInterrupt:
         fail("interrupted", 1)
     except Exception as error:
-        if not hosts.lost(error):
+        if not processes.is_lost_connection(error):
             raise
         logging.vlog(1, "traceback", exc_info=True)
-        fail(f"{hosts.GONE} ({hosts.reason(error)})", 1)
+        fail(f"{processes.GONE} ({processes.reason(error)})", 1)
 
 
 def _prepare(config, workdir: Path, held: list) -> bool:
@@ -95,30 +95,30 @@ def _prepare(config, workdir: Path, held: list) -> bool:
 def _run(config, workdir: Path) -> None:
     # Imported only here: a mistake in the flags is told at once, and the machine must be set up
     # before jax starts.
-    platform.configure(config)
-    from experiments import build
-    from experiments.checkpoints import CheckpointError
+    devices.configure(config)
+    from experiments.build import problem as build
     from experiments.evaluate import describe, evaluate
-    from experiments.signals import handle_stop_signals
+    from experiments.machine.stop_signals import handle_stop_signals
+    from experiments.run_folder.checkpoints import CheckpointError
     from experiments.train import train
 
     path = workdir / "lock"  # process 0 has just written it
-    if not hosts.same(path.read_bytes() if path.exists() else b""):
+    if not processes.same(path.read_bytes() if path.exists() else b""):
         raise ConfigError(f"{workdir} is not one folder on all machines: put it on a shared disk")
     try:
         if not _EVALUATE.value:
             handle_stop_signals()
         problem = build.problem(config)
         if not _EVALUATE.value and not train(config, workdir, problem):
-            hosts.leave()
+            processes.leave()
             fail("stopped before the end: the same command goes on from here", 1)
         results = evaluate(config, workdir, problem)
     except (CheckpointError, FloatingPointError, OSError) as error:
-        if hosts.lost(error):
+        if processes.is_lost_connection(error):
             raise
         logging.vlog(1, "traceback", exc_info=True)
         tell(error)
-        hosts.end(1)  # from here: what the failure left behind would speak as it is freed
+        processes.end(1)  # from here: what the failure left behind would speak as it is freed
     if results is None:
         return
     metric = next(iter(results["validation"]))

@@ -17,7 +17,7 @@ class Study(NamedTuple):
       beside: more rows of a table with columns: label to column to text.
       repeats: overrides, each of which makes a run of every label; the intervals are over them.
       base: what a row is compared with, repeat by repeat: row to row.
-      probes: labels to overrides for `experiments.probing`, which has the same config.
+      probes: labels to overrides for `experiments.linear_probing`, which has the same config.
     """
 
     title: str

@@ -22,9 +22,9 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from experiments.metrics import read, write_json
-from experiments.plots import compare, points
-from experiments.runs import interval
+from experiments.build.replicas import interval
+from experiments.report.plots import compare, points
+from experiments.run_folder.folder import read, write_json
 from experiments.studies import STUDIES, Study
 
 _RESULTS = Path("docs/results")
@@ -98,7 +98,7 @@ def _cores() -> list[int]:
 
 
 def _command(study: Study, label: str) -> list[str]:
-    module = "experiments.main" if label in study.runs else "experiments.probing"
+    module = "experiments.main" if label in study.runs else "experiments.linear_probing"
     overrides = study.runs.get(label) or study.probes.get(label, ())
     return ["-m", module, f"--config={study.config}", *(f"--config.{o}" for o in overrides)]
 

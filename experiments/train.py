@@ -11,14 +11,19 @@ import numpy as np
 
 import cml_jax
 from cml_jax.tasks import task_keys
-from experiments import build, graphs, hosts, platform, watch
-from experiments.best import Best, no_best
-from experiments.checkpoints import CheckpointError, Checkpoints
+from experiments.build import graphs
+from experiments.build import problem as build
+from experiments.build.replicas import names, runs, side_by_side
 from experiments.evaluate import scorer
-from experiments.metrics import MetricsFile, Progress, read
-from experiments.record import changed, record_data, rewrite
-from experiments.runs import names, runs, side_by_side
-from experiments.signals import stop_requested
+from experiments.machine import devices, memory, processes
+from experiments.machine.stop_signals import stop_requested
+from experiments.run_folder import health
+from experiments.run_folder.best import Best, no_best
+from experiments.run_folder.checkpoints import CheckpointError, Checkpoints
+from experiments.run_folder.folder import read
+from experiments.run_folder.metrics_file import MetricsFile
+from experiments.run_folder.progress import Progress
+from experiments.settings.record import changed, record_data, rewrite
 
 _NEW = {"seconds": 0.0, "lost": 0, "best": 0}  # what a checkpoint has beside the state
 
@@ -48,7 +53,7 @@ def train(config, workdir: Path, problem: build.Problem | None = None) -> bool:
 
 
 def _train(config, workdir, problem, closing):
-    plan = platform.make_plan(config)
+    plan = devices.make_plan(config)
     name = problem.metric_name
 
     checkpoints = Checkpoints(workdir)
@@ -56,25 +61,27 @@ def _train(config, workdir, problem, closing):
     seconds, lost = since["seconds"], since["lost"]
     step = saved_step = int(state.step.max())
 
-    state = hosts.replicate(state, plan.replicated)
-    best = best._replace(params=hosts.replicate(best.params, plan.replicated))
-    data = {split: hosts.replicate(a, plan.replicated) for split, a in problem.data.items()}
+    state = processes.replicate(state, plan.replicated)
+    best = best._replace(params=processes.replicate(best.params, plan.replicated))
+    data = {split: processes.replicate(a, plan.replicated) for split, a in problem.data.items()}
     validate = _validation(config, problem, plan, data["validation"])
-    accepted = hosts.on_first(lambda: bool(changed(config, workdir)))
-    hosts.on_first(lambda: record_data(problem.split_hash, workdir, step > 0 and not accepted))
+    accepted = processes.on_process_zero(lambda: bool(changed(config, workdir)))
+    processes.on_process_zero(
+        lambda: record_data(problem.split_hash, workdir, step > 0 and not accepted)
+    )
     if accepted:
         if np.any(best.about["step"]):  # what it reached was by the old settings
             best = best.scored(validate(best.params)[0], problem.larger_is_better)
             checkpoints.save_best(
                 int(np.max(best.about["step"])), {"params": best.params}, best.about
             )
-        if hosts.is_first():
+        if processes.is_process_zero():
             rewrite(config, workdir)
 
     log = closing.enter_context(
         contextlib.closing(MetricsFile(workdir / "metrics.jsonl", step, config.tensorboard))
     )
-    watching = watch.Watch(config, read(workdir / "metrics.jsonl"))
+    watching = health.HealthCheck(config, read(workdir / "metrics.jsonl"))
     warned = watching.warnings()
     progress = closing.enter_context(
         contextlib.closing(Progress(config.train_steps, step, config.log_every_seconds))
@@ -82,7 +89,7 @@ def _train(config, workdir, problem, closing):
     if problem.graph:
         progress.say(graphs.in_words(problem.graph))
     progress.say("compiling")
-    plan, advance = platform.fitting(
+    plan, advance = memory.fitting(
         config, plan, lambda plan: compile_steps(config, problem, plan, state, data["train"])
     )
     progress.say(f"plan: {plan}")
@@ -102,10 +109,10 @@ def _train(config, workdir, problem, closing):
         seen = jax.tree.map(np.asarray, seen)
         step += steps
         lost = lost + steps if (seen.skipped == steps).all() else 0
-        if line := watch.must_stop(config, seen, step, lost):
+        if line := health.must_stop(config, seen, step, lost):
             raise FloatingPointError(f"{line}; the checkpoints are kept in {workdir}")
         report = {}
-        for metric, values in watch.means(seen, steps).items():
+        for metric, values in health.means(seen, steps).items():
             report |= _by_run(config, f"train/{metric}", values)
         if config.non_finite == "skip" or seen.skipped.any():
             report["skipped"] = seen.skipped.sum()
@@ -131,7 +138,7 @@ def _train(config, workdir, problem, closing):
                     progress.say(f"warning: {line}")
                     warned.append(line)
         due = clock - saved > 60 * config.checkpoint_every_minutes
-        if step == boundary or hosts.any_process(due):
+        if step == boundary or processes.any_process(due):
             save()
             saved, saved_step = time.monotonic(), step
     if saved_step < step:
@@ -158,7 +165,7 @@ def _begin(config, problem, workdir, checkpoints):
     best = no_best(state.params, state.step.shape, problem.larger_is_better)
     restored = checkpoints.restore_last(state)
     at = restored[0] if restored else 0
-    hosts.on_first(lambda: _check_reports(config, workdir / "metrics.jsonl", at))
+    processes.on_process_zero(lambda: _check_reports(config, workdir / "metrics.jsonl", at))
     if restored is None:
         return state, best, _NEW
     _, state, since = restored
@@ -217,7 +224,7 @@ def _ended(config, step, best):
 
 
 def compile_steps(config, problem, plan, state, data):
-    """Compiles `(state, data, steps) -> (state, watch.Seen)`: meta-steps and what they report.
+    """Compiles `(state, data, steps) -> (state, DispatchReport)`: meta-steps and what they report.
 
     A step that is not finite leaves the state as it was, whatever `config.non_finite` is. The
     number of steps is traced: one program for the last, shorter dispatch too. Several runs are a
@@ -233,7 +240,9 @@ def compile_steps(config, problem, plan, state, data):
         keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
         tasks = jax.vmap(problem.train_sample, (0, None))(keys, data)
         return cml_jax.meta_step(
-            build.train_method(c, build.on(problem, data), plan.remat, state.step / c.train_steps),
+            build.train_method(
+                c, build.with_data(problem, data), plan.remat, state.step / c.train_steps
+            ),
             build.outer_optimizer(c),
             state,
             tasks,
@@ -245,11 +254,11 @@ def compile_steps(config, problem, plan, state, data):
         )
 
     def watched(c, state, seen, data):
-        return watch.keep_finite(state, *one_step(c, state, data), seen)
+        return health.keep_finite(state, *one_step(c, state, data), seen)
 
-    first = side_by_side(config, lambda c, *a: watch.nothing_seen(one_step(c, *a)[1]), (0, None))
+    first = side_by_side(config, lambda c, *a: health.nothing_seen(one_step(c, *a)[1]), (0, None))
     all_runs = side_by_side(config, watched, (0, 0, None))
-    look = side_by_side(config, lambda _, *a: watch.look_at_params(*a), (0, 0))
+    look = side_by_side(config, lambda _, *a: health.look_at_params(*a), (0, 0))
 
     def advance(state, data, steps):
         shapes = jax.eval_shape(first, state, data)
@@ -264,7 +273,7 @@ def compile_steps(config, problem, plan, state, data):
 
 
 def _validated(who, problem, config, data):
-    return build.validated(config, build.on(problem, data))[who]
+    return build.validated(config, build.with_data(problem, data))[who]
 
 
 def _by_run(config, name, values):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cml_jax.data.archives import one_line, read_zip
+from cml_jax.data.files import one_line, read_zip
 from cml_jax.data.types import DataError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
 
-from cml_jax.data.archives import one_line
+from cml_jax.data.files import one_line
 from cml_jax.data.types import DataError
 
 

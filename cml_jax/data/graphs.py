@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cml_jax.data.archives import one_line
 from cml_jax.data.cache import read_npz
+from cml_jax.data.files import one_line
 from cml_jax.data.matrices import Entries, check_labels, csr, dense, summed
-from cml_jax.data.places import places
+from cml_jax.data.places import search_folders
 from cml_jax.data.planetoid import planetoid_files, read_planetoid
 from cml_jax.data.types import DataError
-from cml_jax.ops.graph import Graph, graph
-from cml_jax.ops.sparse import sparse
+from cml_jax.graphs.graph import Graph, graph
+from cml_jax.graphs.sparse import sparse
 
 _MAX_BYTES = 1 << 29  # of a file and of its content; CoraFull has 30 million
 _MAX_SMOOTHED = 1 << 30  # numbers of the dense A X; CoraFull has 172 million
@@ -60,7 +60,7 @@ _KNOWN = {
     ),
 }
 CLASS_COUNTS = {name: known.classes for name, known in _KNOWN.items()}
-CLASS_COUNTS["block_graph"] = (16, 7, 7)  # `cml_jax.tasks.block_graph`, which no file holds
+CLASS_COUNTS["block_graph"] = (16, 7, 7)  # `cml_jax.graphs.block_graph`, which no file holds
 
 
 class ClassSplit(NamedTuple):
@@ -90,7 +90,7 @@ def load_graph(name: str, data_dir: str | os.PathLike[str] | None = None) -> Gra
             f"{name!r} is no graph: choose one of {', '.join(_KNOWN)}, or read a file by read_graph"
         )
     known = _KNOWN[name]
-    looked_in = places(data_dir, "graphs")
+    looked_in = search_folders(data_dir, "graphs")
     for place in looked_in:
         for file in known.files:
             if (path := place / file).is_file():

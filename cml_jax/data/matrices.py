@@ -11,7 +11,7 @@ _MAX_SIZE = 1 << 27  # of a side: products of two stay within int64, ids within 
 
 
 class Entries(NamedTuple):
-    """A checked matrix by its entries: the arguments of `ops.sparse`."""
+    """A checked matrix by its entries: the arguments of `graphs.sparse`."""
 
     rows: np.ndarray
     columns: np.ndarray

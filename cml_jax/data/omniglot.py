@@ -9,9 +9,9 @@ import numpy as np
 
 from cml_jax.data.cache import read_arrays, write_arrays
 from cml_jax.data.fetch import fetch
-from cml_jax.data.images import decode_png
+from cml_jax.data.formats import decode_png
 from cml_jax.data.omniglot_sources import PARTS, Source, find_source, fingerprint, parts_source
-from cml_jax.data.places import cache_dir, places
+from cml_jax.data.places import cache_dir, search_folders
 from cml_jax.data.split_lists import SplitList, read_split_file, split_hash
 from cml_jax.data.types import DataError, ImageSplits
 
@@ -73,7 +73,7 @@ def _split() -> SplitList:
 
 
 def _images(data_dir: str | os.PathLike[str] | None, characters: list[str]) -> np.ndarray:
-    looked_in = places(data_dir, "omniglot")
+    looked_in = search_folders(data_dir, "omniglot")
     for place in looked_in:
         prepared = place / _PREPARED
         if prepared.is_file():

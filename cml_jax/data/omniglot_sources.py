@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from cml_jax.data.archives import one_line, read_folder, read_zip, walk
+from cml_jax.data.files import one_line, read_folder, read_zip, walk
 from cml_jax.data.types import DataError
 
 PARTS = ("images_background", "images_evaluation")

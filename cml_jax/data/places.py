@@ -13,7 +13,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cml_jax"
 
 
-def places(data_dir: str | os.PathLike[str] | None, data_set: str) -> list[Path]:
+def search_folders(data_dir: str | os.PathLike[str] | None, data_set: str) -> list[Path]:
     """The folders to look in, best first: `data_dir`, `$CML_JAX_DATA`, the user's cache.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cml_jax.data.archives import one_line
+from cml_jax.data.files import one_line
 from cml_jax.data.matrices import Entries, csr, summed
 from cml_jax.data.types import DataError
 

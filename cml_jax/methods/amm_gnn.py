@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cml_jax.graphs.graph import Graph
+from cml_jax.graphs.sparse import dense_rows
 from cml_jax.inner import gradient_descent, loss_on, sgd
-from cml_jax.ops.graph import Graph
-from cml_jax.ops.sparse import dense_rows
 from cml_jax.types import Loss, Method, Model, Noisy, PyTree, Task
 
 

@@ -4,12 +4,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cml_jax.graphs.blocks import sum_blocks
+from cml_jax.graphs.graph import Graph
+from cml_jax.graphs.sparse import count_entries, entries
 from cml_jax.models.adapters import from_linen
 from cml_jax.models.layers import uniform_fan_in
 from cml_jax.models.mlp import OneHiddenHead
-from cml_jax.ops.blocks import sum_blocks
-from cml_jax.ops.graph import Graph
-from cml_jax.ops.sparse import count_entries, entries
 from cml_jax.types import Model, Noisy
 
 _BLOCK = 64  # neighbours at a time: of CiteSeer's features more are wasted on most nodes

@@ -38,7 +38,7 @@ def gmeta(ways: int, *, hidden: int = 16, dropout: float = 0.5) -> Model:
     The mean over the nodes makes the second convolution a weighted sum, so a subgraph enters as the
     rows of A_S X_S and their weights c. Its inputs are a `Subgraph`: wrap the *method*,
 
-        prepared(fomaml(gmeta(2), ...), partial(subgraphs_of, table))
+        with_prepared_inputs(fomaml(gmeta(2), ...), partial(subgraphs_of, table))
 
     so that inputs are node ids, whose rows are made once a task and not in each inner step.
 

@@ -1,0 +1,1 @@
+"""From a config to pure functions and arrays; below this room nobody sees the config."""

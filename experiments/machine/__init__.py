@@ -1,0 +1,1 @@
+"""Devices, memory, the allocator, other processes, signals and the lock."""

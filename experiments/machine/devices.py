@@ -1,0 +1,122 @@
+"""The machine: what must be set before jax starts, and how a run is laid out on the devices."""
+
+import os
+from typing import NamedTuple
+
+
+class Plan(NamedTuple):
+    """How a run is laid out. Every plan gives the same numbers, up to rounding.
+
+    Attributes:
+      devices: how many devices the task axis is spread over.
+      chunk: tasks at a time (over all devices); None is all of them.
+      steps_per_dispatch: meta-steps in one call of the compiled program.
+      remat: whether inner steps are computed again in the backward pass, for less memory.
+      tasks: sharding of an array whose first axis is tasks.
+      replicated: sharding of everything else.
+      memory: bytes that a dispatch needs, as the compiler counts them; 0 before it has.
+    """
+
+    devices: int
+    chunk: int | None
+    steps_per_dispatch: int
+    remat: bool
+    tasks: object
+    replicated: object
+    memory: int = 0
+
+    def __str__(self):
+        kind = self.tasks.mesh.devices.flat[0].device_kind
+        parts = [
+            f"{self.devices} x {kind}",
+            f"{self.chunk or 'all'} tasks at a time",
+            f"{self.steps_per_dispatch} meta-steps a dispatch",
+            f"remat {'on' if self.remat else 'off'}",
+        ]
+        processes = len({device.process_index for device in self.tasks.mesh.devices.flat})
+        if processes > 1:
+            parts[0] += f" of {processes} processes"
+        if self.memory:
+            parts.append(f"{self.memory / 1e9:.2f} GB")
+        return ", ".join(parts)
+
+
+def configure(config) -> None:
+    """Sets the number of CPU devices, the compilation cache and the precision of products.
+
+    Must run before jax touches a device.
+    """
+    import jax
+
+    from cml_jax.data.places import cache_dir
+
+    jax.config.update("jax_num_cpu_devices", config.plan.devices or available_cores())
+    if config.plan.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    if config.precision != "default":
+        jax.config.update("jax_default_matmul_precision", config.precision)
+
+
+def make_plan(config) -> Plan:
+    """The layout for this machine; 0 in `config.plan` means choose.
+
+    CPU: one device a core and one task at a time on each, so that a task's activations stay in the
+    core's cache; a perceptron is too small to be worth spreading, and runs as one vmap on one
+    device. GPU, TPU: all tasks at once. Of many processes each gives as many devices.
+
+    Raises:
+      ValueError: when tasks_per_step does not divide by the devices, the processes or the chunk.
+    """
+    import jax
+
+    on_cpu = jax.default_backend() == "cpu"
+    small = config.model.name == "mlp"
+    count = config.plan.devices
+    # Ids say nothing: on CPU those of process 1 start at 2048, on TPU they follow the torus.
+    processes = jax.process_count()
+    shares = [[d for d in jax.devices() if d.process_index == p] for p in range(processes)]
+    available = processes * min(map(len, shares))
+    if config.tasks_per_step % processes or count % processes:
+        raise ValueError(
+            f"tasks_per_step={config.tasks_per_step} or plan.devices={count} does not divide by "
+            f"{processes} processes: change --config.tasks_per_step or --config.plan.devices"
+        )
+    if not count:
+        limit = processes if small and on_cpu else available
+        fitting = (d for d in range(processes, limit + 1, processes))
+        count = max(d for d in fitting if config.tasks_per_step % d == 0)
+    if count > available:
+        raise ValueError(
+            f"plan.devices={count} but there are {available}: lower --config.plan.devices"
+        )
+    if config.tasks_per_step % count:
+        raise ValueError(
+            f"tasks_per_step={config.tasks_per_step} does not divide by {count} devices: change "
+            "one of --config.tasks_per_step and --config.plan.devices"
+        )
+    chunk = config.plan.chunk or (count if on_cpu and not small else None)
+    if chunk and (config.tasks_per_step % chunk or chunk % count):
+        raise ValueError(
+            f"plan.chunk={chunk} must divide tasks_per_step={config.tasks_per_step} and be a "
+            f"multiple of the {count} devices: change --config.plan.chunk, or 0 to have it chosen"
+        )
+    steps = config.plan.steps_per_dispatch or (200 if small else 10 if on_cpu else 50)
+    devices = [device for share in shares for device in share[: count // processes]]
+    mesh = jax.make_mesh(
+        (count,), ("task",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
+    )
+    spec = jax.sharding.PartitionSpec
+    return Plan(
+        count,
+        chunk,
+        steps,
+        config.plan.remat == "on",
+        jax.sharding.NamedSharding(mesh, spec("task")),
+        jax.sharding.NamedSharding(mesh, spec()),
+    )
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

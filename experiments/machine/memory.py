@@ -1,0 +1,70 @@
+"""How much memory a compiled step needs, and how much there is."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.machine import processes
+from experiments.machine.devices import Plan
+
+
+def fitting(config, plan: Plan, program: Callable) -> tuple[Plan, Any]:
+    """Compiles `program(plan)`; where it does not fit in memory, once more with `remat`.
+
+    Returns:
+      The plan that fits and its compiled program.
+
+    Raises:
+      ValueError: when none fits; with the estimate, and before anything has run.
+    """
+    plans = [plan]
+    if config.plan.remat == "auto":
+        plans.append(plan._replace(remat=True))
+    limit = processes.smallest(memory_limit())
+    for plan in plans:
+        compiled = program(plan)
+        plan = plan._replace(memory=memory_needed(compiled, plan.devices))
+        if not limit or plan.memory <= limit:
+            return plan, compiled
+    raise ValueError(
+        f"a step does not fit in {limit / 1e9:.2f} GB of memory, by the compiler's count ({plan}): "
+        "lower --config.plan.chunk, --config.plan.devices, --config.data.queries or "
+        "--config.tasks_per_step, or set --config.plan.remat=on"
+    )
+
+
+def memory_needed(compiled, devices: int) -> int:
+    """Bytes that an execution of a compiled program takes on a device, as its compiler counts them.
+
+    CPU devices of a process share one memory: there it is the sum over them. 0 where the compiler
+    cannot tell.
+    """
+    import jax
+
+    sizes = compiled.memory_analysis()
+    if sizes is None:
+        return 0
+    outputs = sizes.output_size_in_bytes - sizes.alias_size_in_bytes  # donated: counted once
+    total = sizes.argument_size_in_bytes + outputs + sizes.temp_size_in_bytes
+    return total * (devices // jax.process_count() if jax.default_backend() == "cpu" else 1)
+
+
+def memory_limit() -> int:
+    """Bytes of a device (CPU: of the machine, or of the container); 0 where it cannot be told.
+
+    All of it, not what is free just now: what is decided by it must not change when a run goes on.
+    """
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
+    limits = []
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroups 2 and 1
+        try:
+            limits.append(int(Path("/sys/fs/cgroup", name).read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return min(limits, default=0)

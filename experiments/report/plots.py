@@ -1,0 +1,237 @@
+"""Pictures of runs, from the rows of metrics.jsonl. Needs matplotlib; without it, a warning."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from experiments.run_folder.folder import Row
+
+# Okabe and Ito's colours, told apart by the colour-blind; the styles help where colour is not seen.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLES = ("-", "--", "-.", ":")
+
+
+def learning_curve(
+    rows: Sequence[Row],
+    path: str | os.PathLike,
+    title: str,
+    results: Mapping[str, Any] | None = None,
+    groups: Mapping[str, Sequence[int]] | None = None,
+) -> None:
+    """Draws training and validation against meta-steps: accuracy and loss, or the squared error.
+
+    Args:
+      rows: of metrics.jsonl: "train/loss", "train/accuracy" (or "train/mse"), "validation/...".
+      path: the picture; its suffix is the format.
+      title: above it.
+      results: what results.json holds; the test's mean and 95% interval are drawn as a band.
+      groups: of several runs: label to run numbers, as in `replicas.groups`; each has a
+        line, the mean over its seeds, in a band from the lowest to the highest.
+    """
+    metric = "mse" if any("train/mse" in row for row in rows) else "accuracy"
+    figure = _figure(1 if metric == "mse" else 2)
+    if figure is None:
+        return
+    names = (metric,) if metric == "mse" else (metric, "loss")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        if groups:
+            _draw_groups(axes, name, rows, groups)
+        else:
+            _draw_run(axes, name, rows)
+        if results is not None and name in results["test"]:
+            _draw_test(axes, name, results["test"])
+        _finish(axes, name)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
+def compare(
+    curves: Mapping[str, Sequence[Row]],
+    path: str | os.PathLike,
+    title: str,
+    name: str = "validation/accuracy",
+) -> None:
+    """Draws one number of several runs against meta-steps.
+
+    Args:
+      curves: label of a run to its rows of metrics.jsonl.
+      path: the picture; its suffix is the format.
+      title: above it.
+      name: of the number.
+    """
+    figure = _figure(1)
+    if figure is None:
+        return
+    axes = figure.subplots()
+    for i, (label, rows) in enumerate(curves.items()):
+        steps, values = _series(rows, name)
+        style = {"color": _COLORS[i % len(_COLORS)], "linestyle": _STYLES[i % len(_STYLES)]}
+        if name.startswith("train/"):
+            values = _smooth(values)
+        axes.plot(steps, values, label=label, **style)
+    _finish(axes, name.replace("/", " "))
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
+def points(
+    rows: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
+    path: str | os.PathLike,
+    title: str,
+) -> None:
+    """Draws accuracies with their intervals, a line a method.
+
+    Where one is above 95% the scale parts 98 from 99%.
+
+    Args:
+      rows: method to column to tests, the first of which is drawn: "accuracy" and "ci95".
+      path: the picture; its suffix is the format.
+      title: above it.
+    """
+    figure = _figure(1.3 + max(map(len, rows)) / 50, height=1.2 + 0.42 * len(rows))
+    if figure is None:
+        return
+    axes = figure.subplots()
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    for i, column in enumerate(columns):
+        shift = 0.17 * (i - (len(columns) - 1) / 2)
+        found = [(y, row[column][0]) for y, row in enumerate(rows.values()) if column in row]
+        axes.errorbar(
+            [test["accuracy"] for _, test in found],
+            [y + shift for y, _ in found],
+            xerr=[test["ci95"] for _, test in found],
+            fmt="os^D"[i % 4],
+            color=_COLORS[i % len(_COLORS)],
+            markersize=5,
+            linewidth=1,
+            label=column,
+        )
+    best = max(test["accuracy"] for row in rows.values() for [test, *_] in row.values())
+    ticks = [0.5, 0.6, 0.7, 0.8, 0.9]
+    if best > 0.95:
+        axes.set_xscale("logit")
+        ticks = [0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99]
+    axes.set_xticks(ticks, [f"{100 * tick:g}%" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    modes = any(len(tests) > 1 for row in rows.values() for tests in row.values())
+    scale = " (logit scale)" if best > 0.95 else ""
+    axes.set_xlabel(f"test accuracy{', all queries at once' if modes else ''}{scale}")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
+def fits(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str) -> None:
+    """Draws regression tasks: the true curve, the support points, and what is predicted.
+
+    Args:
+      tasks: of each "x" `[n]`, "true" `[n]`, "support" `([k], [k])`, and "predicted", a mapping
+        from inner steps to `[n]`.
+      path: the picture; its suffix is the format.
+      title: above it.
+    """
+    figure = _figure(len(tasks) / 1.8)
+    if figure is None:
+        return
+    for axes, task in zip(figure.subplots(1, len(tasks), sharey=True), tasks, strict=True):
+        axes.plot(
+            task["x"], task["true"], color=_COLORS[-1], linewidth=2.5, alpha=0.3, label="true"
+        )
+        for i, (steps, values) in enumerate(task["predicted"].items()):
+            label = "before" if steps == 0 else f"{steps} step" + "s" * (steps > 1)
+            style = {"color": _COLORS[i], "linestyle": _STYLES[i % len(_STYLES)]}
+            axes.plot(task["x"], values, label=label, **style)
+        axes.plot(*task["support"], "^", color=_COLORS[3], label="support")
+        _finish(axes, "y")
+        axes.set_xlabel("x")
+        if axes is not figure.axes[-1]:
+            axes.get_legend().remove()
+    for axes in figure.axes[1:]:
+        axes.set_ylabel("")
+    figure.axes[-1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
+def _figure(panels: float, height: float = 3.8):
+    """An empty figure, or None without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        logging.warning("no picture without matplotlib: pip install 'cml_jax[plots]'")
+        return None
+    # Not pyplot: it keeps figures alive and asks for a display.
+    return Figure(figsize=(5.5 * panels, height), layout="constrained")
+
+
+def _series(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of the rows that have a finite value."""
+    pairs = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+    steps, values = zip(*pairs, strict=True) if pairs else ((), ())
+    return np.array(steps), np.array(values, float)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """A centred moving average over a twentieth of the run, narrower at the ends."""
+    half = len(values) // 40
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    return (total[high] - total[low]) / (high - low)
+
+
+def _draw_test(axes, name: str, test: Mapping[str, Any]) -> None:
+    mean, half = test[name], test["ci95"]
+    number = f"{mean:.2%} ± {half:.2%}" if name == "accuracy" else f"{mean:.3g} ± {half:.2g}"
+    axes.axhline(mean, color=_COLORS[2], linestyle="-.", label=f"test {number}")
+    axes.axhspan(mean - half, mean + half, color=_COLORS[2], alpha=0.15, linewidth=0)
+
+
+def _draw_run(axes, name: str, rows: Sequence[Row]) -> None:
+    steps, values = _series(rows, f"train/{name}")
+    axes.plot(steps, values, color=_COLORS[0], alpha=0.25, linewidth=0.8)
+    axes.plot(steps, _smooth(values), color=_COLORS[0], label="training")
+    validated = _series(rows, f"validation/{name}")
+    if len(validated[0]):
+        axes.plot(*validated, "o--", color=_COLORS[1], markersize=4, label="validation")
+
+
+def _draw_groups(axes, name: str, rows: Sequence[Row], groups: Mapping[str, Sequence[int]]) -> None:
+    split = "validation" if any(f"validation/{name}/0" in row for row in rows) else "train"
+    for i, (label, members) in enumerate(groups.items()):
+        # A run that is not finite any more has no value: its line ends, the others' go on.
+        values = [[row.get(f"{split}/{name}/{m}") for m in members] for row in rows]
+        values = np.array(values, float)
+        kept = np.isfinite(values).any(1)
+        steps = np.array([row["step"] for row in rows])[kept]
+        values = np.ma.masked_invalid(values[kept])
+        if split == "train":
+            values = np.stack([_smooth(v) for v in values.T], 1)
+        style = {"color": _COLORS[i % len(_COLORS)], "linestyle": _STYLES[i % len(_STYLES)]}
+        seeds = f"{len(members)} seeds" if len(members) > 1 else ""
+        label = ", ".join(filter(None, [split, label, seeds]))
+        axes.plot(steps, values.mean(1), label=label, **style)
+        axes.fill_between(
+            steps, values.min(1), values.max(1), color=style["color"], alpha=0.15, linewidth=0
+        )
+
+
+def _finish(axes, label: str) -> None:
+    axes.set_xlabel("meta-step")
+    axes.set_ylabel({"mse": "mean squared error"}.get(label, label))
+    values = [v for line in axes.get_lines() for v in line.get_ydata()]
+    if "accuracy" in label:
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    elif values and max(values) > 20 * min(values) > 0:
+        axes.set_yscale("log")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize=9)

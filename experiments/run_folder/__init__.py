@@ -1,0 +1,1 @@
+"""A run's folder: its files, who writes them, and who reads them."""

@@ -1,0 +1,298 @@
+"""Checkpoints: orbax writes and reads them, a digest of every leaf decides if they are good."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+
+from cml_jax.types import PyTree
+from experiments.machine import processes
+
+Restored = tuple[int, PyTree, dict[str, Any]]
+
+
+class CheckpointError(Exception):
+    """A checkpoint could not be written or read: one line."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: `last/` to go on from (three of them) and `best/` to test (one).
+
+    Two managers, since one that keeps the best drops the latest. Three, since orbax deletes the
+    oldest before the newest is whole: a run killed just then still has two. Every process of a
+    distributed run calls every method; orbax lets process 0 write.
+    """
+
+    def __init__(self, workdir: str | os.PathLike):
+        """Opens or makes the two folders.
+
+        Args:
+          workdir: the run's folder.
+        """
+        self._workdir = Path(workdir).absolute()
+        self._last = _open(self._workdir / "last", 3)
+        self._best = _open(self._workdir / "best", None)
+
+    def save_last(self, step: int, tree: PyTree, extra: dict[str, Any]) -> None:
+        """Saves a checkpoint to go on from; when this returns it is on the disk.
+
+        Args:
+          step: meta-steps made.
+          tree: arrays, such as a `MetaState`.
+          extra: JSON values that belong to it.
+
+        Raises:
+          CheckpointError: it was not saved: the disk is full, or a newer step is there already.
+        """
+        _save(self._last, step, tree, extra, force=False)
+
+    def save_best(self, step: int, tree: PyTree, extra: dict[str, Any]) -> None:
+        """Saves the best checkpoint; the one before goes when this one is on the disk.
+
+        Args:
+          step: meta-steps made; it may be lower than the last best one's, where training went back
+            to an older checkpoint.
+          tree: arrays, such as a `MetaState`.
+          extra: JSON values that belong to it.
+
+        Raises:
+          CheckpointError: it was not saved.
+        """
+        _save(self._best, step, tree, extra, force=True)
+        for other in set(self._best.all_steps()) - {step}:
+            self._best.delete(other)
+
+    def restore_last(self, template: PyTree) -> Restored | None:
+        """The newest good checkpoint of `last/`; see `restore_best`."""
+        return self._restore(self._last, template)
+
+    def restore_best(self, template: PyTree) -> Restored | None:
+        """The good checkpoint of `best/`.
+
+        A damaged checkpoint is logged and set aside as `damaged-...`, and the one before is read:
+        by all processes, where it is damaged to any of them.
+
+        Args:
+          template: a tree of the same structure, shapes and dtypes (arrays or
+            `jax.ShapeDtypeStruct`).
+
+        Returns:
+          `(step, tree, extra)` with `jax.Array` leaves on the default device, or None if nothing
+          was ever saved.
+
+        Raises:
+          CheckpointError: there are checkpoints but none is good, or one cannot be read, or they
+            have other leaves than `template`: the config has changed.
+        """
+        return self._restore(self._best, template)
+
+    def close(self) -> None:
+        """Ends orbax's threads."""
+        self._last.close()
+        self._best.close()
+
+    def _restore(self, manager: ocp.CheckpointManager, template: PyTree) -> Restored | None:
+        folder = Path(manager.directory)
+        steps = sorted(manager.all_steps(), reverse=True)
+        if not processes.same(json.dumps(steps).encode()):
+            raise CheckpointError(
+                f"the processes see different checkpoints in {folder}: put it on a shared disk, or "
+                "start again when all machines see the same files"
+            )
+        damaged = {}
+        for step in steps:
+            why = None
+            with contextlib.closing(_alone(folder)) as reader:
+                try:
+                    tree, extra = _read(reader, step, template)
+                except CheckpointError:
+                    raise
+                except Exception as error:  # orbax raises anything at all on a damaged file
+                    if _no_damage(error):
+                        raise CheckpointError(
+                            f"checkpoint {folder}/{step} cannot be read ({_reason(error)}): it is "
+                            "left as it is, start again when this machine can read it"
+                        ) from error
+                    why = _reason(error)
+            if processes.any_process(why is not None):
+                damaged[step] = why or "another process finds it so"
+                continue
+            # Only now: had none been good, the next start would find none and begin anew.
+            for bad, why in damaged.items():
+                self._set_aside(manager, bad, f"{why}; going on from step {step}")
+            return step, jax.tree.map(jnp.array, tree), extra
+        if damaged:
+            why = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
+            raise CheckpointError(
+                f"no checkpoint in {folder} is good ({why}): restore one from a backup, or choose "
+                "another --workdir"
+            )
+        return None
+
+    def _set_aside(self, manager: ocp.CheckpointManager, step: int, why: str) -> None:
+        folder = Path(manager.directory)
+        target = self._workdir / f"damaged-{folder.name}-{step}"
+        while target.exists():
+            target = target.with_name(target.name + "x")
+        if processes.is_process_zero():
+            name = target.name
+            logging.warning("checkpoint %s/%d is damaged, now %s: %s", folder, step, name, why)
+            os.rename(folder / str(step), target)
+        processes.any_process(False)  # the others see the folder as it is now
+        manager.reload()
+
+
+def _open(folder: Path, keep: int | None) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        create=True,
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=False,
+    )
+    return ocp.CheckpointManager(folder, options=options, item_names=("state", "about"))
+
+
+def _alone(folder: Path) -> ocp.CheckpointManager:
+    """For reading without the others: orbax waits for all of them, but not where one has failed."""
+    me = jax.process_index()
+    options = ocp.CheckpointManagerOptions(
+        create=False,
+        enable_async_checkpointing=False,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=str(me)
+        ),
+    )
+    return ocp.CheckpointManager(folder, options=options, item_names=("state", "about"))
+
+
+def _save(
+    manager: ocp.CheckpointManager, step: int, tree: PyTree, extra: dict[str, Any], force: bool
+) -> None:
+    where = f"{manager.directory}/{step}"
+    state = _host(tree)
+    about = {"leaves": _leaves(state), "extra": extra}
+    about |= {"about_digest": _about_digest(about), "leaves_digest": _leaves_digest(state)}
+    try:
+        if step in manager.all_steps():
+            # A run that was stopped before it made a step saves the step that it read.
+            if _about(manager, step) == about:
+                return
+            if force:
+                manager.delete(step)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
+        )
+        with _one_error():
+            saved = manager.save(step, args=args, force=force)
+    except Exception as error:  # the disk is full, in orbax's many words
+        raise CheckpointError(f"checkpoint {where} was not saved: {_reason(error)}") from error
+    if not saved:
+        raise CheckpointError(
+            f"checkpoint {where} was not saved: step {manager.latest_step()} is there already; "
+            "choose another --workdir"
+        )
+
+
+@contextlib.contextmanager
+def _one_error():
+    """No traceback of orbax's threads beside the error that `save` raises anyway."""
+    before = logging.get_verbosity()
+    if before < logging.DEBUG:
+        logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _read(
+    manager: ocp.CheckpointManager, step: int, template: PyTree
+) -> tuple[PyTree, dict[str, Any]]:
+    about = _about(manager, step)
+    if about["about_digest"] != _about_digest(about):
+        raise ValueError("its description is not what was saved")
+    expected = _leaves(template)
+    if about["leaves"] != expected:
+        here, there = ({leaf[0]: leaf[1:] for leaf in each} for each in (expected, about["leaves"]))
+        name = next(n for n in there | here if here.get(n) != there.get(n))
+        raise CheckpointError(
+            f"checkpoint {manager.directory}/{step} has {name} = {there.get(name, 'missing')}, the "
+            f"config asks for {here.get(name, 'none')}: the config has changed, choose another "
+            "--workdir"
+        )
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(template))
+    _check_sizes(Path(manager.directory, str(step), "state").rglob("*"), 2**24 + 2 * size)
+    empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(empty))
+    state = _host(manager.restore(step, args=args)["state"])
+    if about["leaves_digest"] != _leaves_digest(state):
+        raise ValueError("its arrays are not what was saved")
+    return state, about["extra"]
+
+
+def _about(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    folder = Path(manager.directory, str(step))
+    _check_sizes([*folder.glob("*"), *folder.glob("about/*")], 2**24)
+    args = ocp.args.Composite(about=ocp.args.JsonRestore())
+    return manager.restore(step, args=args)["about"]
+
+
+def _no_damage(error: Exception) -> bool:
+    """Whether a checkpoint may be good although this machine cannot read it: a right, a disk."""
+    # tensorstore has one exception for all, and the system's number in its text.
+    if number := re.search(r"os_error_code='(\d+)'", str(error)):
+        error = OSError(int(number[1]), "")
+    missing = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+    return isinstance(error, (OSError, MemoryError)) and not isinstance(error, missing)
+
+
+def _check_sizes(paths: Iterable[Path], most: int) -> None:
+    """orbax and tensorstore read whole files, whatever their size."""
+    for path in paths:
+        if path.stat().st_size > most:
+            raise ValueError(f"{path.name} is larger than what was saved")
+
+
+def _reason(error: Exception) -> str:
+    """The system's word, if there is one, and the start of a message: tensorstore's fill pages."""
+    text = str(error).strip() or type(error).__name__
+    line = text.splitlines()[0][:200]
+    number = re.search(r"os_error_code='(\d+)'", text)
+    word = os.strerror(int(number[1])) if number else ""
+    if not word and "No space left" in text:
+        word = os.strerror(errno.ENOSPC)
+    return line if word in line else f"{word}: {line}"
+
+
+def _host(tree: PyTree) -> PyTree:
+    """Numpy leaves: a checkpoint must not know the devices that it was made on."""
+    return jax.tree.map(np.asarray, tree)
+
+
+def _leaves(tree: PyTree) -> list[list[Any]]:
+    """`[path, dtype, shape]` of every leaf."""
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return [[jax.tree_util.keystr(p), str(x.dtype), list(x.shape)] for p, x in paths]
+
+
+def _leaves_digest(state: PyTree) -> str:
+    digest = hashlib.sha256(json.dumps(_leaves(state)).encode())
+    for leaf in jax.tree.leaves(state):
+        digest.update(leaf.tobytes())
+    return digest.hexdigest()
+
+
+def _about_digest(about: dict[str, Any]) -> str:
+    text = json.dumps([about["leaves"], about["extra"]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

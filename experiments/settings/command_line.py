@@ -1,0 +1,159 @@
+"""The command line: every mistake is one line, told before jax is loaded; and the help."""
+
+import difflib
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from absl import flags
+from ml_collections import config_flags
+
+from experiments.settings.checks import check
+from experiments.settings.config import KEYS, ConfigError, describe_key, unknown_key
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:5way-1shot")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run, made when it is missing")
+
+_CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line and checks the config: `app.run(main, flags_parser=parse_flags)`.
+
+    Prints one line and exits with 2 on any mistake; prints the help and exits with 0 on `--help`.
+
+    Args:
+      argv: the command line with the program's name.
+
+    Returns:
+      The program's name alone: there are no arguments but flags.
+    """
+    if {"--help", "-help", "-h", "-?", "--helpshort", "-helpshort"} & set(argv[1:]):
+        print(_help())
+        sys.exit(0)
+    try:
+        path = _check_overrides(flags.FLAGS.read_flags_from_files(argv, force_gnu=False))
+        rest = _parse(argv, path)
+        if len(rest) > 1:
+            hint = f": did you mean --config={rest[1]}" if rest[1].endswith(".py") else ""
+            raise ConfigError(
+                f"{rest[1]!r} is no flag{hint or ': every setting is --config.KEY=VALUE'}"
+            )
+        check(CONFIG.value)
+    except (ConfigError, flags.Error) as error:
+        fail(error, 2)
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = -1  # warnings: at absl's default, orbax tells of each file
+    return rest
+
+
+def fail(error: Exception | str, code: int) -> NoReturn:
+    """Prints an error as one line and ends the program.
+
+    Args:
+      error: what went wrong, and the fix.
+      code: 2 for a mistake in what was asked for, 1 for a failure of the run.
+    """
+    tell(error)
+    sys.exit(code)
+
+
+def tell(error: Exception | str) -> None:
+    """Prints an error as one line."""
+    line = " ".join(str(error).split())
+    if len(line) > 900:  # a value of any length stands in the middle
+        line = f"{line[:500]} ... {line[-300:]}"
+    print(f"error: {line}", file=sys.stderr)
+
+
+def _config_files() -> list[str]:
+    """The config files of the project, as a user would write them."""
+    return sorted(f"configs/{p.name}" for p in _CONFIGS.glob("*.py") if p.name[0] != "_")
+
+
+def _check_overrides(argv: list[str]) -> str:
+    """Checks the names in `--config.NAME=` and that `--config` names a file; returns its value."""
+    path = None
+    for i, argument in enumerate(argv):
+        if argument == "--":
+            break
+        if match := re.match(r"--?(?:no)?config\.([^=]*)", argument):
+            if match[1] not in KEYS:
+                raise ConfigError(unknown_key(match[1]))
+        elif match := re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL):
+            following = argv[i + 1] if i + 1 < len(argv) else ""
+            path = match[1] if match[1] is not None else following
+    names = _config_files()
+    if not path:
+        raise ConfigError(
+            f"no --config: choose --config={' or --config='.join(names) or 'FILE.py'}"
+        )
+    file = path.split(":", 1)[0]
+    if not Path(file).is_file():
+        by_stem = {Path(name).stem: name for name in names}
+        near = difflib.get_close_matches(Path(file).stem, by_stem, 1)
+        hint = f"did you mean {by_stem[near[0]]}?" if near else f"there are {', '.join(names)}"
+        raise ConfigError(f"no config file {file}: {hint}")
+    return path
+
+
+def _parse(argv: list[str], path: str) -> list[str]:
+    """`FLAGS(argv)`, with the many ways in which a config file can fail told as one line."""
+    try:
+        return flags.FLAGS(argv)
+    except ConfigError:
+        raise
+    except flags.IllegalFlagValueError as error:
+        lines = str(error).strip().splitlines()
+        if match := re.match(r"flag --config\.([^=]*)=(.*?): ", lines[0]):
+            needs = describe_key(KEYS[match[1]])
+            raise ConfigError(f"--config.{match[1]}={match[2]}: needs {needs}") from None
+        if "get_config() takes 0 positional arguments" in lines[-1]:
+            raise ConfigError(f"{path}: this config takes nothing after a colon") from None
+        at = re.findall(rf'File "{re.escape(path.split(":", 1)[0])}", line (\d+)', str(error))
+        raise _told(path, at[-1] if at else None, lines[-1]) from None
+    except flags.Error:
+        raise
+    except Exception as error:  # whatever a config file can raise
+        file = path.split(":", 1)[0]
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((frame.lineno for frame in reversed(frames) if frame.filename == file), None)
+        message = f"{type(error).__name__}: {error}"
+        if match := re.match(r"AttributeError: .?Key \"(\w+)\" does not exist", message):
+            message = unknown_key(match[1])
+        raise _told(path, line, message) from None
+
+
+def _told(path: str, line: int | str | None, message: str) -> ConfigError:
+    """An error inside of a config file: where it is, and the start of its message."""
+    file = path.split(":", 1)[0]
+    return ConfigError(f"{file}{f':{line}' if line else ''}: {message.splitlines()[0][:200]}")
+
+
+def _help() -> str:
+    """The text of `--help`."""
+    rows = [
+        f"  --config.{name}={key.default!r}".ljust(46) + f" {key.meaning} [{describe_key(key)}]"
+        for name, key in KEYS.items()
+    ]
+    return "\n".join(
+        [
+            "Trains a meta-learner, then tests the checkpoint that was best in validation:",
+            "  python -m experiments.main --config=configs/FILE.py:5way-1shot --config.seed=1",
+            "Some files take a string after a colon. The same command resumes a run.",
+            "",
+            "Config files: " + ", ".join(_config_files()),
+            "",
+            "  --workdir=FOLDER   of the run (default: runs/CONFIG-METHOD-HASH)",
+            "  --evaluate         only test a run that is trained",
+            "  --accept_changes   go on in a --workdir that was started with other settings: lists",
+            "                     them, stores the new ones. With more train_steps a finished run",
+            "                     trains longer; rates that decay over train_steps jump up again",
+            "  --verbosity=1      tracebacks, and what every library logs (--helpfull: all flags)",
+            "",
+            "Settings, with the defaults that a config file may change:",
+            *rows,
+        ]
+    )

@@ -1,0 +1,239 @@
+"""The co-learner: which gradients it sends where, and what it never touches."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from support.battery import (
+    CO_LEARNER,
+    METHODS,
+    MODEL,
+    after,
+    assert_close,
+    assert_same,
+    build,
+    double,
+    finite_difference,
+    first,
+    sinusoids,
+    start,
+)
+
+import cml_jax
+from cml_jax import cml, meta_step, squared_error
+
+
+@pytest.fixture
+def task(x64):
+    return double(first(sinusoids()))
+
+
+def co_learner_loss(method, task):
+    """`params -> the co-learner's part of the objective`."""
+
+    def outer_loss(params):
+        adapted = method.adapt(params, task.support)
+        return method.objective(params, adapted, task.query)[1]["co_learner_loss"]
+
+    return outer_loss
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_both_terms_and_the_scale(task, name):
+    method, base = build(name + "+cml", scale=0.3), build(name)
+    params = start(method, task.support.inputs)
+    adapted = base.adapt(params, task.support)
+    assert_same(method.adapt(params, task.support), adapted)
+
+    loss, metrics = method.objective(params, adapted, task.query)
+    base_loss, _ = base.objective(params, adapted, task.query)
+    _, features = base.predict(adapted, task.query.inputs)
+    outputs, _ = CO_LEARNER.apply(params["co_learner"], features)
+    co_loss = jnp.mean((outputs - task.query.targets) ** 2)
+    np.testing.assert_allclose(loss, base_loss + 0.3 * co_loss, rtol=1e-14)
+    np.testing.assert_allclose(metrics["co_learner_loss"], co_loss, rtol=1e-14)
+    np.testing.assert_allclose(metrics["loss"], base_loss, rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["maml", "boil"])
+def test_second_order_lets_the_co_learner_reach_the_head(task, name):
+    method = build(name + "+cml")
+    params, loss = start(method, task.support.inputs), co_learner_loss(method, task)
+    gradient = jax.jit(jax.grad(loss))(params)
+    assert_close(gradient, finite_difference(loss, params), 1e-7)
+    head, whole = optax.tree.norm(gradient["base"]["head"]), optax.tree.norm(gradient)
+    assert head > 1e-3 * whole
+
+
+@pytest.mark.parametrize("name", ["fomaml", "reptile"])
+def test_first_order_does_not(task, name):
+    method = build(name + "+cml")
+    gradient = jax.jit(jax.grad(co_learner_loss(method, task)))(start(method, task.support.inputs))
+    assert optax.tree.norm(gradient["base"]["head"]) == 0
+    assert optax.tree.norm(gradient["base"]["body"]) > 0
+    assert optax.tree.norm(gradient["co_learner"]) > 0
+
+
+def test_reptile_gets_the_co_learners_gradient_at_the_adapted_body(task):
+    method = build("reptile+cml", scale=0.3)
+    params = start(method, task.support.inputs)
+    adapted = method.adapt(params, task.support)
+
+    def at(base):
+        return method.objective(params, base, task.query)[1]["co_learner_loss"]
+
+    pull = jax.tree.map(jnp.subtract, params["base"], adapted)
+    expected = jax.tree.map(lambda g, c: g + 0.3 * c, pull, jax.grad(at)(adapted))
+    assert_close(jax.jit(jax.grad(after(method, task)))(params)["base"], expected, 1e-13)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_inner_loop_does_not_see_the_co_learner(task, name):
+    method = build(name + "+cml")
+    params = start(method, task.support.inputs)
+    poisoned = params | {"co_learner": jax.tree.map(lambda x: x * jnp.nan, params["co_learner"])}
+    adapted = method.adapt(poisoned, task.support)
+    assert_same(adapted, method.adapt(params, task.support))
+    assert set(adapted) - {"carried"} == {"body", "head"}
+    assert np.isfinite(method.predict(adapted, task.query.inputs)[0]).all()
+
+
+def test_the_co_learner_reads_the_query_alone(task):
+    seen = []
+
+    def apply(params, features):
+        seen.append(features.shape)
+        return CO_LEARNER.apply(params, features)
+
+    method = cml(build("maml"), CO_LEARNER._replace(apply=apply), squared_error, scale=0.5)
+    jax.jit(jax.grad(after(method, task)))(start(method, task.support.inputs))
+    assert seen == [(len(task.query.targets), 5)]
+    assert len(task.query.targets) != len(task.support.targets)
+
+
+def test_the_base_starts_as_without_a_co_learner():
+    inputs = jnp.zeros((5, 1))
+    method = build("maml+cml")
+    params = method.init(jax.random.key(7), inputs)
+    assert_same(params["base"], build("maml").init(jax.random.key(7), inputs)["base"])
+    assert set(params) == {"base", "co_learner"}
+
+
+@pytest.mark.parametrize("outer", [optax.sgd(0.1), optax.adam(1e-2)], ids=["sgd", "adam"])
+def test_a_frozen_co_learner_keeps_its_random_start(outer):
+    method = cml(build("maml"), CO_LEARNER, squared_error, scale=0.5, frozen=True)
+    state = begin = cml_jax.init(method, outer, jax.random.key(0), jnp.zeros((5, 1)))
+    step = jax.jit(partial(meta_step, method, outer))
+    for seed in range(2):
+        state, _ = step(state, sinusoids(4, seed))
+    assert_same(state.params["co_learner"], begin.params["co_learner"])
+
+
+def test_a_frozen_co_learner_pulls_on_the_base_all_the_same(task):
+    learning = build("maml+cml")
+    frozen = cml(build("maml"), CO_LEARNER, squared_error, scale=0.5, frozen=True)
+    params = start(learning, task.support.inputs)
+    gradient, expected = (jax.jit(jax.grad(after(m, task)))(params) for m in (frozen, learning))
+    assert_close(gradient["base"], expected["base"], 1e-13)
+    assert optax.tree.norm(gradient["co_learner"]) == 0 < optax.tree.norm(expected["co_learner"])
+
+
+def test_the_scale_may_be_traced():
+    task = first(sinusoids())
+
+    @jax.jit
+    @jax.vmap
+    def losses(scale):
+        method = cml(build("maml"), CO_LEARNER, squared_error, scale=scale)
+        params = start(method, task.support.inputs)
+        return after(method, task)(params)
+
+    method = build("maml+cml", scale=2.0)
+    params = start(method, task.support.inputs)
+    np.testing.assert_allclose(losses(jnp.array([0.5, 2.0]))[1], after(method, task)(params), 1e-5)
+
+
+def test_dagger_adapts_the_body_with_the_co_learners_loss(task):
+    method = cml_jax.cml_dagger(MODEL, CO_LEARNER, squared_error, learning_rate=0.1, num_steps=3)
+    params = start(build("maml+cml"), task.support.inputs)
+    phi = params["co_learner"]
+
+    def support_loss(body):
+        _, features = MODEL.apply({"body": body, "head": params["base"]["head"]}, task.support[0])
+        return jnp.mean((CO_LEARNER.apply(phi, features)[0] - task.support.targets) ** 2)
+
+    body = params["base"]["body"]
+    for _ in range(3):
+        body = jax.tree.map(lambda p, g: p - 0.1 * g, body, jax.grad(support_loss)(body))
+    adapted = method.adapt(params, task.support)
+    assert_close(adapted["base"]["body"], body, 1e-13)
+    assert_same(adapted["base"]["head"], params["base"]["head"])
+    assert_same(adapted["co_learner"], phi)
+
+    _, features = MODEL.apply(adapted["base"], task.query.inputs)
+    expected, _ = CO_LEARNER.apply(phi, features)
+    outputs, read = method.predict(adapted, task.query.inputs)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-14)
+    np.testing.assert_allclose(read, features, rtol=1e-14)
+
+
+def test_dagger_does_not_read_the_head(task):
+    method = cml_jax.cml_dagger(MODEL, CO_LEARNER, squared_error, learning_rate=0.1, num_steps=3)
+    params = start(build("maml+cml"), task.support.inputs)
+    nan = jax.tree.map(lambda x: x * jnp.nan, params["base"]["head"])
+    poisoned = params | {"base": params["base"] | {"head": nan}}
+    assert_same(
+        method.predict(method.adapt(poisoned, task.support), task.query.inputs),
+        method.predict(method.adapt(params, task.support), task.query.inputs),
+    )
+
+
+def test_dagger_takes_one_rate_a_part(task):
+    rates = {"body": 0.1, "head": 0.5}
+    params = start(build("maml+cml"), task.support.inputs)
+    by_part, by_scalar = (
+        cml_jax.cml_dagger(MODEL, CO_LEARNER, squared_error, learning_rate=rate, num_steps=2)
+        for rate in (rates, 0.1)
+    )
+    assert_same(by_part.adapt(params, task.support), by_scalar.adapt(params, task.support))
+
+
+def test_released_dagger_adapts_with_the_meta_learners_loss(task):
+    base = build("maml")
+    method = cml_jax.cml_dagger_released(base, CO_LEARNER)
+    params = start(build("maml+cml"), task.support.inputs)
+    adapted = method.adapt(params, task.support)
+    assert_same(adapted["base"], base.adapt(params, task.support))
+    assert_same(adapted["co_learner"], params["co_learner"])
+    _, features = MODEL.apply(adapted["base"], task.query.inputs)
+    expected, _ = CO_LEARNER.apply(params["co_learner"], features)
+    outputs, _ = method.predict(adapted, task.query.inputs)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "dagger",
+    [
+        cml_jax.cml_dagger(MODEL, CO_LEARNER, squared_error, learning_rate=0.1, num_steps=3),
+        cml_jax.cml_dagger_released(build("maml"), CO_LEARNER),
+    ],
+    ids=["paper", "released"],
+)
+def test_daggers_start_as_cml_and_evaluate_what_it_trained(dagger):
+    tasks, key = sinusoids(), jax.random.key(3)
+    params = build("maml+cml").init(key, tasks.support.inputs[0])
+    assert_same(dagger.init(key, tasks.support.inputs[0]), params)
+    values = jax.jit(partial(cml_jax.evaluate, dagger, metric=squared_error))(params, tasks)
+    for t in range(2):
+        task = jax.tree.map(lambda x, t=t: x[t], tasks)
+        outputs, _ = dagger.predict(dagger.adapt(params, task.support), task.query.inputs)
+        np.testing.assert_allclose(values[t], squared_error(outputs, task.query.targets), 1e-5)
+
+
+def test_one_co_learner_a_method():
+    twice = cml(build("maml+cml"), CO_LEARNER, squared_error, scale=1.0)
+    with pytest.raises(ValueError, match="one co-learner"):
+        twice.init(jax.random.key(0), jnp.zeros((3, 1)))

@@ -1,0 +1,469 @@
+"""The outer step and the evaluation: one battery that every combination goes through."""
+
+import subprocess
+import sys
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from support.battery import (
+    COMBINATIONS,
+    METHODS,
+    MODEL,
+    after,
+    assert_close,
+    assert_same,
+    build,
+    meta_gradient,
+    sinusoids,
+)
+
+import cml_jax
+from cml_jax import (
+    Batch,
+    Task,
+    cross_entropy,
+    evaluate,
+    gradient_agreement,
+    meta_step,
+    squared_error,
+    uniform,
+)
+from cml_jax.models import ConvBlock, from_linen, mlp, mlp_co_learner
+from cml_jax.models.conv import ConvHead
+from cml_jax.tasks import sinusoid
+
+OUTER = optax.sgd(0.05, momentum=0.9)
+SCALE = 0.5
+battery = pytest.mark.parametrize("name", COMBINATIONS)
+
+
+def begin(name, seed=0):
+    return cml_jax.init(build(name), OUTER, jax.random.key(seed), jnp.zeros((5, 1)))
+
+
+def both_weightings(name, chunk=None):
+    """`(state, tasks, scale) -> {weighting: meta_step(...)}`: two programs for one compile."""
+
+    def step(state, tasks, scale):
+        method = build(name, scale=scale)
+        return {
+            weigh.__name__: meta_step(method, OUTER, state, tasks, weigh=weigh, chunk=chunk)
+            for weigh in (uniform, gradient_agreement)
+        }
+
+    return step
+
+
+@cache
+def compiled(name, chunk=None):
+    return jax.jit(both_weightings(name, chunk))
+
+
+@cache
+def unsharded(name):
+    """The result that every other way to run the step must repeat."""
+    return compiled(name)(begin(name), sinusoids(), SCALE)
+
+
+def assert_repeats(results, expected, tolerance=1e-5):
+    """Parameters, gradients (the momentum) and metrics, each to its own scale."""
+    for weigh, (state, metrics) in expected.items():
+        actual, actual_metrics = results[weigh]
+        assert_close(actual.params, state.params, tolerance)
+        assert_close(actual.opt_state, state.opt_state, tolerance)
+        assert_close(actual_metrics, metrics, tolerance)
+
+
+@battery
+def test_a_step_is_the_update_by_hand(name):
+    method, state, tasks = build(name), begin(name), sinusoids()
+
+    @jax.jit
+    def one_task(params, task):
+        gradient = meta_gradient(method, params, task)
+        adapted = method.adapt(params, task.support)
+        adapted = {part: adapted[part] for part in params["base"]}
+        moved = jax.tree.map(jnp.subtract, params["base"], adapted)
+        return gradient, jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(moved)])
+
+    gradients, displacements = [], []
+    for t in range(8):
+        task = jax.tree.map(lambda x, t=t: x[t], tasks)
+        gradient, displacement = one_task(state.params, task)
+        gradients.append(gradient)
+        displacements.append(np.asarray(displacement, np.float64))
+    products = np.array([[gi @ gj for gj in displacements] for gi in displacements])
+    agreement = products.sum(1) / np.abs(products.sum(1)).sum()
+    for weigh, weights in (("uniform", np.full(8, 1 / 8)), ("gradient_agreement", agreement)):
+        expected = jax.tree.map(
+            lambda *g, w=weights: np.tensordot(w, np.array(g, np.float64), 1), *gradients
+        )
+        new, metrics = unsharded(name)[weigh]
+        # The first trace of the momentum is the gradient itself.
+        assert_close(optax.tree.get(new.opt_state, "trace"), expected, 1e-5)
+        step = jax.tree.map(
+            lambda g, p: p - 0.05 * g, expected, {k: state.params[k] for k in expected}
+        )
+        assert_close({k: new.params[k] for k in expected}, step, 1e-6)
+        assert new.step == 1
+        np.testing.assert_allclose(metrics["weight_min"], weights.min(), rtol=1e-4)
+        np.testing.assert_allclose(metrics["weight_negative"], (weights < 0).mean())
+        np.testing.assert_allclose(metrics["weight_mean"], weights.mean(), rtol=1e-4)
+        np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(expected), rtol=1e-5)
+
+
+@battery
+def test_the_second_call_does_not_compile(name):
+    step, state = compiled(name), begin(name)
+    for seed in range(3):
+        state, _ = step(state, sinusoids(seed=seed), SCALE)["gradient_agreement"]
+    assert step._cache_size() == 1
+    assert state.step == 3
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+
+
+@battery
+def test_seeds_are_an_axis_and_chunks_change_nothing(name):
+    states = jax.tree.map(lambda *x: jnp.stack(x), begin(name, 0), begin(name, 1))
+    tasks = jax.tree.map(lambda *x: jnp.stack(x), sinusoids(seed=0), sinusoids(seed=1))
+    step = jax.vmap(both_weightings(name, chunk=2), in_axes=(0, 0, None))
+    results = jax.jit(step)(states, tasks, SCALE)
+    for seed in range(2):
+        expected = compiled(name)(begin(name, seed), sinusoids(seed=seed), SCALE)
+        assert_repeats(jax.tree.map(lambda x, s=seed: x[s], results), expected)
+
+
+# How the tasks are cut does not depend on the method: the odd cuts are tried on two.
+ODD_CUTS = ("maml+cml", "reptile_adam")
+
+
+@pytest.mark.parametrize(
+    "name, chunk", [(name, None) for name in COMBINATIONS] + [(name, 4) for name in ODD_CUTS]
+)
+def test_four_devices_are_one(name, chunk, mesh):
+    state = jax.device_put(begin(name), NamedSharding(mesh, PartitionSpec()))
+    tasks = jax.device_put(sinusoids(), NamedSharding(mesh, PartitionSpec("task")))
+    step = jax.jit(both_weightings(name, chunk)).lower(state, tasks, SCALE).compile()
+    results = step(state, tasks, SCALE)
+    assert_repeats(results, unsharded(name))
+    for weigh in results:
+        assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(results[weigh]))
+    # The weighted sum is all that the devices tell each other.
+    program = step.as_text()
+    assert "all-reduce" in program
+    for other in ("all-gather", "all-to-all", "collective-permute"):
+        assert other not in program
+
+
+@pytest.mark.parametrize("name", ODD_CUTS)
+@pytest.mark.parametrize("chunk", [1, 4, 8])
+def test_other_chunks_change_nothing(name, chunk):
+    assert_repeats(compiled(name, chunk)(begin(name), sinusoids(), SCALE), unsharded(name))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_cml_of_scale_zero_is_its_base_bit_for_bit(name):
+    results = compiled(name + "+cml")(begin(name + "+cml"), sinusoids(), 0.0)
+    for weigh, (expected, _) in unsharded(name).items():
+        actual, _ = results[weigh]
+        assert_same({part: actual.params[part] for part in expected.params}, expected.params)
+        scaled = unsharded(name + "+cml")[weigh][0].params["base"]
+        assert optax.tree.norm(jax.tree.map(jnp.subtract, scaled, actual.params["base"])) > 0
+
+
+@battery
+def test_agreement_of_identical_tasks_is_the_mean(name):
+    tasks = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), sinusoids())
+    result = compiled(name)(begin(name), tasks, SCALE)
+    assert_close(result["gradient_agreement"], result["uniform"], 1e-5)
+
+
+def test_sharded_evaluation_is_the_evaluation(mesh):
+    method, params, tasks = build("maml"), begin("maml").params, sinusoids()
+    values = jax.jit(partial(evaluate, method, metric=squared_error))(params, tasks)
+    sharded = jax.device_put(tasks, NamedSharding(mesh, PartitionSpec("task")))
+    for chunk in (None, 1, 2, 4):
+        run = jax.jit(partial(evaluate, method, metric=squared_error, chunk=chunk))
+        np.testing.assert_allclose(run(params, tasks), values, rtol=1e-5)
+    np.testing.assert_allclose(run(params, sharded), values, rtol=1e-5)
+
+
+def test_evaluation_scores_the_adapted_parameters():
+    method, params, tasks = build("maml+cml"), begin("maml+cml").params, sinusoids()
+    values = jax.jit(partial(evaluate, method, metric=squared_error))(params, tasks)
+    assert values.shape == (8,)
+    adapt = jax.jit(method.adapt)
+    for t in range(8):
+        task = jax.tree.map(lambda x, t=t: x[t], tasks)
+        outputs, _ = MODEL.apply(adapt(params, task.support), task.query.inputs)
+        np.testing.assert_allclose(values[t], squared_error(outputs, task.query.targets), 1e-5)
+
+
+def test_without_batch_norm_transduction_does_not_matter():
+    method, params, tasks = build("maml"), begin("maml").params, sinusoids()
+    inductive, transductive = (
+        jax.jit(partial(evaluate, method, metric=squared_error, transductive=t))(params, tasks)
+        for t in (False, True)
+    )
+    np.testing.assert_allclose(inductive, transductive, rtol=1e-5)
+
+
+@pytest.mark.parametrize("transductive", [True, False])
+def test_only_transductive_predictions_read_other_queries(transductive):
+    net = from_linen(ConvBlock(2, pool=True), ConvHead(ways=2, filters=2, depth=0, pool=True))
+    method = cml_jax.maml(net, cross_entropy, learning_rate=0.1, num_steps=1)
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(1, 4, 8, 8, 1)), jnp.float32)
+    targets = jnp.array([[0, 1, 0, 1]])
+    task = Task(Batch(images, targets), Batch(images[:, ::-1], targets))
+    others = task.query.inputs.at[:, 1:].multiply(3.0).at[:, 2].add(1.0)
+    changed = task._replace(query=Batch(others, targets))
+    params = method.init(jax.random.key(0), images[0])
+
+    @jax.jit
+    def logit_of_the_first_query(tasks):
+        return evaluate(
+            method, params, tasks, lambda outputs, _: outputs[0, 0], transductive=transductive
+        )
+
+    gap = np.abs(logit_of_the_first_query(task) - logit_of_the_first_query(changed))[0]
+    assert gap > 1e-3 if transductive else gap < 1e-6
+
+
+def test_metrics_are_means_over_tasks():
+    method, state, tasks = build("maml+cml"), begin("maml+cml"), sinusoids()
+    metrics = {"error": squared_error, "largest": lambda outputs, _: outputs.max()}
+    new, report = jax.jit(partial(meta_step, method, OUTER, metrics=metrics))(state, tasks)
+    plain, plain_report = unsharded("maml+cml")["uniform"]
+    assert set(report) - set(plain_report) == {"error", "largest"}
+    adapt = jax.jit(method.adapt)
+    assert_close(new, plain, 1e-6)
+    np.testing.assert_allclose(report["error"], report["loss"], rtol=1e-6)
+    np.testing.assert_allclose(
+        report["error"], evaluate(method, state.params, tasks, squared_error).mean(), rtol=1e-5
+    )
+    losses, co_losses = [], []
+    for t in range(8):
+        task = jax.tree.map(lambda x, t=t: x[t], tasks)
+        adapted = adapt(state.params, task.support)
+        _, parts = method.objective(state.params, adapted, task.query)
+        losses.append(parts["loss"])
+        co_losses.append(parts["co_learner_loss"])
+    np.testing.assert_allclose(report["loss"], np.mean(losses), rtol=1e-5)
+    np.testing.assert_allclose(report["co_learner_loss"], np.mean(co_losses), rtol=1e-5)
+    assert all(np.shape(value) == () for value in report.values())
+
+
+def test_weights_may_be_those_of_the_meta_gradients():
+    method, state, tasks = build("anil+cml"), begin("anil+cml"), sinusoids()
+    step = partial(meta_step, method, OUTER, weigh=gradient_agreement, weigh_on="gradients")
+    new, metrics = jax.jit(step)(state, tasks)
+    one_task = lambda task: jax.grad(after(method, task))(state.params)  # noqa: E731
+    gradients = jax.jit(jax.vmap(one_task))(tasks)
+    # All of the base, the part that does not adapt too; nothing of the co-learner.
+    g = np.concatenate([x.reshape(8, -1) for x in jax.tree.leaves(gradients["base"])], 1)
+    agreement = (g @ g.T).sum(1)
+    weights = agreement / np.abs(agreement).sum()
+    expected = jax.tree.map(lambda x: np.tensordot(weights, x, 1), gradients)
+    assert_close(optax.tree.get(new.opt_state, "trace"), expected, 1e-4)
+    np.testing.assert_allclose(metrics["weight_mean"], weights.mean(), rtol=1e-4)
+    by_displacement = unsharded("anil+cml")["gradient_agreement"][1]["weight_mean"]
+    assert abs(by_displacement - weights.mean()) > 1e-3
+
+
+def test_an_unknown_choice_of_what_is_weighed_is_named():
+    with pytest.raises(ValueError, match="weigh_on='losses' is unknown: use 'displacements'"):
+        meta_step(build("maml"), OUTER, begin("maml"), sinusoids(), weigh_on="losses")
+
+
+@pytest.mark.parametrize("name, frozen", [("anil", "body"), ("boil", "head"), ("maml", None)])
+def test_only_what_adapts_has_a_displacement(name, frozen):
+    seen = []
+
+    def weigh(displacements):
+        seen.append(displacements)
+        return uniform(displacements)
+
+    step = partial(meta_step, build(name + "+cml"), OUTER, weigh=weigh)
+    jax.eval_shape(step, begin(name + "+cml"), sinusoids())
+    assert set(seen[0]) == {"body", "head"}
+    for part in ("body", "head"):
+        assert bool(jax.tree.leaves(seen[0][part])) == (part != frozen)
+
+
+@pytest.mark.parametrize("weigh", [uniform, gradient_agreement])
+def test_no_inner_steps_are_joint_training(weigh):
+    method = cml_jax.maml(MODEL, squared_error, learning_rate=0.1, num_steps=0)
+    state, tasks = begin("maml"), sinusoids()
+    new, _ = meta_step(
+        method,
+        optax.sgd(0.5),
+        state._replace(opt_state=optax.sgd(0.5).init(state.params)),
+        tasks,
+        weigh=weigh,
+    )
+
+    def joint(base):
+        outputs = jax.vmap(lambda x: MODEL.apply(base, x)[0])(tasks.query.inputs)
+        return jnp.mean(jnp.square(outputs - tasks.query.targets))
+
+    base = state.params["base"]
+    expected = jax.tree.map(lambda p, g: p - 0.5 * g, base, jax.grad(joint)(base))
+    assert_close(new.params["base"], expected, 1e-5)
+
+
+def test_donated_state_is_reused():
+    method, outer = build("maml+cml"), optax.adam(1e-3)
+    state = cml_jax.init(method, outer, jax.random.key(0), jnp.zeros((5, 1)))
+    step = jax.jit(partial(meta_step, method, outer), donate_argnums=0)
+    new, _ = step(state, sinusoids())
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+    new, _ = step(new, sinusoids())
+    assert step._cache_size() == 1 and new.step == 2
+
+
+def test_inputs_may_be_a_tree():
+    tasks = sinusoids()
+    pairs = Task(*(Batch({"x": b.inputs, "sign": b.inputs > 0}, b.targets) for b in tasks))
+    model = MODEL._replace(
+        init=lambda key, inputs: MODEL.init(key, inputs["x"]),
+        apply=lambda params, inputs: MODEL.apply(params, inputs["x"]),
+    )
+    method = cml_jax.maml(model, squared_error, learning_rate=0.1, num_steps=3)
+    params = begin("maml").params
+    for transductive in (True, False):
+        run = partial(evaluate, metric=squared_error, transductive=transductive)
+        actual = jax.jit(partial(run, method))(params, pairs)
+        expected = jax.jit(partial(run, build("maml")))(params, tasks)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def wrong(**parts):
+    """The tasks with some leaves replaced: `wrong(query_targets=...)`."""
+    tasks = sinusoids()
+    for name, change in parts.items():
+        part, leaf = name.split("_")
+        batch = getattr(tasks, part)
+        batch = batch._replace(**{leaf: change(getattr(batch, leaf))})
+        tasks = tasks._replace(**{part: batch})
+    return tasks
+
+
+@pytest.mark.parametrize(
+    "tasks, error, message",
+    [
+        (tuple(sinusoids()), TypeError, r"tasks is a tuple but must be a cml_jax.Task"),
+        (None, TypeError, r"tasks is a NoneType"),
+        (Task(sinusoids().support, tuple(sinusoids().query)), TypeError, r"tasks.query is a tuple"),
+        (Task(None, sinusoids().query), TypeError, r"tasks.support is a NoneType"),
+        (wrong(query_targets=lambda x: x[:4]), AssertionError, r"tasks.query.targets .* T,"),
+        (wrong(query_inputs=lambda x: x[:4]), AssertionError, r"tasks.query.inputs .* T,"),
+        (wrong(support_targets=lambda x: x[:, :4]), AssertionError, r"tasks.support.targets .* n,"),
+        (wrong(query_targets=lambda x: x[:, :4]), AssertionError, r"tasks.query.targets .* n,"),
+        (wrong(support_inputs=lambda x: x[:, 0, 0]), AssertionError, r"tasks.support.inputs needs"),
+        (
+            jax.tree.map(lambda x: x[:0], sinusoids()),
+            ValueError,
+            r"tasks.support.inputs is empty, \(0, 5, 1\)",
+        ),
+    ],
+    ids=[
+        "no task",
+        "nothing",
+        "no batch",
+        "no support",
+        "T of targets",
+        "T of inputs",
+        "n of the support",
+        "n of the query",
+        "rank",
+        "no tasks",
+    ],
+)
+def test_wrong_tasks_are_named(tasks, error, message):
+    state = begin("maml")
+    with pytest.raises(error, match=message):
+        jax.jit(partial(meta_step, build("maml"), OUTER))(state, tasks)
+    with pytest.raises(error, match=message):
+        evaluate(build("maml"), state.params, tasks, squared_error)
+
+
+@pytest.mark.parametrize("chunk", [3, 0, -2, 16])
+def test_a_chunk_that_does_not_divide_is_named(chunk):
+    with pytest.raises(ValueError, match=f"chunk={chunk} does not divide the 8 tasks"):
+        meta_step(build("maml"), OUTER, begin("maml"), sinusoids(), chunk=chunk)
+    with pytest.raises(ValueError, match=f"chunk={chunk} does not divide the 8 tasks"):
+        evaluate(build("maml"), begin("maml").params, sinusoids(), squared_error, chunk=chunk)
+
+
+@cache
+def training_tasks():
+    keys = jax.random.split(jax.random.key(0), (300, 8))
+    return jax.vmap(jax.vmap(partial(sinusoid, shots=10, queries=10)))(keys)
+
+
+# Rates that are learned as fast as the rest grow until the inner loop diverges.
+SLOW_RATES = optax.multi_transform(
+    {"rates": optax.adam(5e-4), "rest": optax.adam(5e-3)},
+    lambda params: {name: "rates" if name == "inner_rates" else "rest" for name in params},
+)
+LEARNING = {
+    "fomaml": (optax.adam(5e-3), {"learning_rate": 0.02, "num_steps": 5}),
+    "meta_sgd": (SLOW_RATES, {"learning_rate": 0.01, "num_steps": 5}),
+    "maml_plus_plus": (SLOW_RATES, {"learning_rate": 0.01, "num_steps": 5}),
+    "reptile": (optax.sgd(0.3), {"optimizer": optax.sgd(0.02), "num_steps": 10}),
+    "reptile_adam": (
+        optax.sgd(0.3),
+        {"optimizer": optax.adam(0.02, b1=0.0, eps_root=1e-8), "num_steps": 10},
+    ),
+    "reptile_released": (
+        optax.sgd(0.3),
+        {"optimizer": optax.adam(0.02, b1=0.0), "num_steps": 10, "minibatch": 5},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_learns_the_sinusoid_alone_under_cml_under_agreement_and_under_both(name):
+    """Trained, it errs by 0.2 to 0.9; without adaptation, or untrained, by more than 1.3.
+
+    The error is the median task's: on a few the inner loop diverges.
+    """
+    outer, inner = LEARNING.get(name, (optax.adam(5e-3), {"learning_rate": 0.01, "num_steps": 5}))
+    base = METHODS[name](mlp(), squared_error, **inner)
+    keys = jax.random.split(jax.random.key(99), 400)
+    unseen = jax.vmap(partial(sinusoid, shots=10, queries=10))(keys)
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(0, 0, None))
+    def errors_after_training(scale, agree, tasks):
+        def weigh(displacements):
+            return jnp.where(agree, gradient_agreement(displacements), uniform(displacements))
+
+        method = cml_jax.cml(base, mlp_co_learner(), squared_error, scale=scale)
+        state = cml_jax.init(method, outer, jax.random.key(1), jnp.zeros((10, 1)))
+        state, _ = jax.lax.scan(partial(meta_step, method, outer, weigh=weigh), state, tasks)
+        adapted = evaluate(base, state.params, unseen, squared_error)
+        unadapted = jax.vmap(
+            lambda x, y: squared_error(base.predict(state.params["base"], x)[0], y)
+        )(*unseen.query)
+        return jnp.median(adapted), jnp.median(unadapted)
+
+    scales, agree = jnp.array([0.0, 0.2, 0.0, 0.2]), jnp.array([False, False, True, True])
+    adapted, unadapted = errors_after_training(scales, agree, training_tasks())
+    assert (adapted < 1.0).all() and (unadapted > 1.3).all()
+
+
+def test_importing_it_loads_nothing_heavy():
+    heavy = ["tensorflow", "tensorflow_datasets", "orbax", "matplotlib", "PIL"]
+    for module, unwanted in (("cml_jax", [*heavy, "flax"]), ("cml_jax.models", heavy)):
+        command = f"import sys, {module}; print([m for m in {unwanted} if m in sys.modules])"
+        result = subprocess.run(
+            [sys.executable, "-c", command], capture_output=True, text=True, timeout=120, check=True
+        )
+        assert result.stdout.strip() == "[]"

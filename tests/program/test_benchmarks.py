@@ -1,0 +1,237 @@
+"""The benchmarks: what is counted, what is reported, and that both programs do the same step."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import picture, profile, programs, report, step
+from benchmarks.workloads import WORKLOADS
+
+ROOT = Path(__file__).parents[2]
+
+
+def row(ms, mb=100.0, **more):
+    base = {
+        "ms_median": ms,
+        "gflops": 36.8e3 / ms,
+        "peak_rss_mb": 100.0,
+        "versions": {"jax": "1.2"},
+    }
+    return (
+        base
+        | {
+            "tasks_per_second": 32e3 / ms,
+            "matmul_gflops": 400.0,
+            "load_before": 0.5,
+            "compiled_mb": mb,
+        }
+        | more
+    )
+
+
+@pytest.fixture
+def store():
+    """What `benchmarks.compare` stores: W1 in two pairs, and growth."""
+    rows = {
+        "cml_jax": [row(150), row(130)],
+        "torch.func": [row(600), row(500)],
+        "torch.func, same allocator": [row(300), row(260)],
+    }
+    growth = {
+        "inner steps": {"off": [row(10, 50), row(19, 90)], "on": [row(14, 50), row(27, 55)]},
+        "tasks": [row(9), row(33), row(128)],
+        "steps": [1, 2],
+        "counts": [1, 4, 16],
+        "command": "the growth command",
+    }
+    entry = {"rows": rows, "ratios": programs.ratios(rows)}
+    return {"command": "the command", "cores": 4, "W1": entry, "growth": growth}
+
+
+def test_the_arithmetic_of_a_small_workload_by_hand():
+    # 2 tasks; 3 support points through 1-40-40-1 nine times for each of 2 steps, 5 queries thrice.
+    products = 1 * 40 + 40 * 40 + 40 * 1
+    flop = 2 * (2 * products) * (9 * 2 * 3 + 3 * 5)
+    small = WORKLOADS["W4"]._replace(tasks=2, support=3, query=5, inner_steps=2)
+    assert small.gflop() == pytest.approx(flop / 1e9)
+
+
+def test_the_arithmetic_of_omniglot_by_hand():
+    first, *others = (2 * 9 * c * 64 * s**2 for c, s in ((1, 28), (64, 14), (64, 7), (64, 3)))
+    support, query = 4 * first + 9 * sum(others), 2 * first + 3 * sum(others)
+    assert WORKLOADS["W1"].gflop() == pytest.approx(32 * (5 * support + 5 * query) / 1e9)
+    assert WORKLOADS["W1"].gflop() == pytest.approx(36.8, abs=0.1)
+
+
+def test_the_report_has_ratios_and_keeps_what_people_wrote(store):
+    text = f"# Title\n\nby hand\n\n{report._BEGIN}\nold numbers\n{report._END}\n\nafter, by hand\n"
+    page = report.replace(text, report.measured(store))
+    assert page.startswith("# Title\n\nby hand\n\n") and page.endswith("\n\nafter, by hand\n")
+    assert "old numbers" not in page and "the command" in page
+    assert "| torch.func | 550.0 | **0.255** (0.250, 0.260) |" in page
+    assert "| torch.func, same allocator | 280.0 | **0.500** (0.500, 0.500) |" in page
+    assert "| 2 | 19 | 90 | 27 | 55 |" in page  # inner steps, without and with remat
+    assert "| 16 | 128 | 8.0 | 100 |" in page  # tasks
+    assert report.replace(page, report.measured(store)) == page
+
+
+def test_a_page_without_its_marks_is_left_alone():
+    with pytest.raises(ValueError, match="lacks the lines"):
+        report.replace(f"{report._END}\n{report._BEGIN}\n", "new")
+
+
+def test_the_report_of_a_gpu_has_the_device_the_run_and_what_failed(store):
+    fast = row(2.0, device="a card", matmul_gflops=46e3, peak_device_mb=1234.0)
+    rows = {"cml_jax": [fast], "torch.func": [fast | {"ms_median": 5.0}]}
+    gpu = {
+        "command": "python -m benchmarks.gpu",
+        "precisions": {
+            "default": {"W1": {"rows": rows, "ratios": programs.ratios(rows)}},
+            "float32": {},
+        },
+        "run": {
+            "command": "python -m experiments.main",
+            "target": 0.987,
+            "reached": {"step": 1500, "seconds": 40.0, "wall_seconds": 61.0},
+        },
+        "failed": {"W2, float32": "no time was left"},
+    }
+    text = report.measured(store, gpu)
+    assert "a card, precision default (a matrix product: 46 TFLOP/s; jax 1.2):" in text
+    assert "| 2.0 |  | 16,000 | 18.4 | 40% | 1234 |" in text
+    assert "reached 98.7% on validation at step 1500, 40 s after" in text
+    assert "Not measured: W2, float32: no time was left" in text
+
+
+@pytest.mark.parametrize("parts", [{"W1", "growth"}, {"W1"}])
+def test_the_picture_is_drawn_from_what_there_is(store, tmp_path, parts):
+    pytest.importorskip("matplotlib", reason="PICTURE NOT TESTED: install matplotlib")
+    path = tmp_path / "performance.png"
+    picture.draw({name: store[name] for name in parts}, path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_losses_are_an_error():
+    rows = {"cml_jax": [{"first_loss": 1.0}], "torch.func": [{"first_loss": 1.01}]}
+    programs.check_losses("W1", rows, 2e-2)
+    with pytest.raises(ValueError, match="W1: the programs do not compute the same loss"):
+        programs.check_losses("W1", rows, 1e-3)
+    rows["torch.func"][0]["first_loss"] = float("nan")
+    with pytest.raises(ValueError, match="do not compute the same loss"):
+        programs.check_losses("W1", rows, 1e-3)
+
+
+HLO = """HloModule toy
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%inner (p: f32[4,4]) -> f32[4,4] {
+  %p = f32[4,4]{1,0} parameter(0)
+  ROOT %dot.1 = f32[4,4]{1,0} dot(%p, %p), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+%outer (q: f32[4,4]) -> f32[4,4] {
+  %q = f32[4,4]{1,0} parameter(0)
+  ROOT %nested = f32[4,4]{1,0} fusion(%q), kind=kLoop, calls=%inner
+}
+
+ENTRY %main (x: f32[4,4]) -> f32[4] {
+  %x = f32[4,4]{1,0} parameter(0)
+  %product_fusion = f32[4,4]{1,0} fusion(%x), kind=kCustom, calls=%outer, metadata={op_name="conv"}
+  %gemm = (f32[4,4]{1,0}, s8[64]{0}) custom-call(%x), custom_call_target="__cublas$gemm"
+  %loop = (s32[], f32[4,4]{1,0}) while(%x), condition=%c, body=%b
+  %all-reduce.3 = f32[4,4]{1,0} all-reduce(%product_fusion), to_apply=%add
+  %copy.2 = f32[4,4]{0,1} copy(%all-reduce.3)
+  ROOT %mean = f32[4]{0} reduce(%copy.2, %zero), dimensions={0}, to_apply=%add
+}
+"""
+
+
+def test_operations_are_told_apart_by_what_is_inside_them():
+    program = profile.kinds(HLO)
+    assert program["product_fusion"] == ("matrix products", "f32[4,4]", "conv")
+    found = {name: program[name][0] for name in ("gemm", "loop", "all-reduce.3", "copy.2", "mean")}
+    assert found == {
+        "gemm": "matrix products",
+        "loop": "loops and calls",
+        "all-reduce.3": "all-reduce, waiting",
+        "copy.2": "element-wise and copies",
+        "mean": "reductions",
+    }
+
+
+def event(name, start, duration, hlo=True):
+    stats = [("hlo_op", name)] if hlo else []
+    return SimpleNamespace(name=name, start_ns=start, duration_ns=duration, stats=stats)
+
+
+def test_time_inside_an_operation_is_counted_once():
+    thread = [
+        event("copy.2", 40, 10),
+        event("loop", 0, 100),
+        event("Execute", 0, 200, hlo=False),
+        event("gemm", 10, 30),
+        event("loop", 100, 50),
+    ]
+    other = [event("gemm", 0, 60)]
+    lines = [
+        SimpleNamespace(name=str(i), events=events) for i, events in enumerate([thread, other])
+    ]
+    times, calls = profile.self_times([SimpleNamespace(name="/host:CPU", lines=lines)])
+    assert times == {"loop": 110, "gemm": 90, "copy.2": 10}
+    assert calls == {"loop": 2, "gemm": 2, "copy.2": 1}
+
+
+def test_shares_are_of_all_lanes_and_what_is_left_is_idle():
+    times = Counter({"gemm": 2e9, "copy.2": 1e9, "memcpy": 1e9})
+    result = profile.summary(profile.kinds(HLO), times, Counter(gemm=4), 2, 2.0, lanes=4)
+    assert result["ms"] == 1000 and result["lanes"] == 4
+    assert {kind: value["share"] for kind, value in result["kinds"].items()} == {
+        "matrix products": 0.25,
+        "element-wise and copies": 0.125,
+        "other": 0.125,
+        profile._OUTSIDE: 0.5,
+    }
+    first = result["operations"][0]
+    assert first["name"] == "gemm" and first["calls"] == 2 and first["seconds"] == 1.0
+    assert "gemm" in profile.describe(result)
+
+
+def test_a_real_trace_finds_the_product():
+    def toy(state, tasks):
+        state = jnp.tanh(state @ tasks)
+        return state, {"loss": state.sum()}
+
+    arrays = jnp.full((400, 400), 0.01), jnp.full((400, 400), 0.01)
+    compiled = jax.jit(toy, donate_argnums=0).lower(*arrays).compile()
+    result = profile.trace(compiled, *arrays, lanes=4)
+    assert result["kinds"]["matrix products"]["seconds"] > 0
+    assert sum(kind["share"] for kind in result["kinds"].values()) == pytest.approx(1)
+
+
+def test_torch_takes_the_same_step(tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="BENCHMARKS NOT COMPARED WITH TORCH: install torch")
+    workload = WORKLOADS["W4"]._replace(tasks=2)
+    params = tmp_path / "params.npz"
+    monkeypatch.setattr(step, "matmul_gflops", lambda: 100.0)
+    ours = step.measure(workload, step.settings(workload), runs=1, export=str(params))
+    # In a process of its own: torch and jax bring a thread pool each.
+    command = [sys.executable, "-m", "benchmarks.torch_step", "--workload=W4", "--tasks=2"]
+    done = subprocess.run(
+        [*command, "--runs=1", f"--params={params}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    assert theirs["first_loss"] == pytest.approx(ours["first_loss"], rel=1e-5)
+    assert ours["tasks_per_second"] == pytest.approx(2e3 / ours["ms_median"])

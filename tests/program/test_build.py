@@ -1,0 +1,196 @@
+"""Every method runs from every config, alone, under CML, under agreement, and under both."""
+
+import importlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments.build import problem as build
+from experiments.evaluate import evaluate
+from experiments.machine.devices import make_plan
+from experiments.settings.checks import check
+from experiments.settings.config import KEYS, ConfigError, default_config
+from experiments.train import compile_steps, train
+
+# What each needs beside its name.
+SETTINGS = {name: {} for name in KEYS["method"].allowed}
+SETTINGS["maml_plus_plus"] = {"second_order_after": 0.5}
+SETTINGS["sharp_maml"] = {"radius": 0.05}
+SETTINGS["reptile"] = {"inner_optimizer": "adam", "minibatch": 3, "outer_optimizer": "sgd"}
+SETTINGS["collaborative"] = {"co_learner": "linear"}
+
+
+def sinusoids(method="maml", **changes):
+    """A small config on sinusoids, with `changes` that may be "section.key"."""
+    config = default_config()
+    config.data.name, config.model.name, config.model.hidden = "sinusoid", "mlp", (8, 8)
+    config.data.shots = config.data.queries = 5
+    config.inner_learning_rate, config.num_steps, config.tasks_per_step = 0.02, 2, 4
+    config.train_steps = config.eval.every = 3
+    config.eval.validation_tasks = config.eval.num_tasks = 4
+    config.eval.num_steps, config.eval.queries = (0, 3), 5
+    for name, value in (SETTINGS[method] | {"method": method} | changes).items():
+        section, _, key = name.rpartition(".")
+        (config[section] if section else config)[key] = value
+    check(config)
+    return config
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["plain", "cml and agreement"])
+@pytest.mark.parametrize("method", SETTINGS)
+def test_every_method_trains_and_tests(tmp_path, method, both):
+    changes = {"co_learner": "mlp", "weighting": "gradient_agreement"} if both else {}
+    config = sinusoids(method, **changes)
+    assert train(config, tmp_path)
+    results = evaluate(config, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 3 and all(np.isfinite(list(rows[-1].values())))
+    steps = {(row["predicts"], row["num_steps"]) for row in results["test_all"]}
+    assert {("meta-learner", 2), ("meta-learner", 3)} <= steps
+    wrapped = both and method != "collaborative"
+    assert any("released" in who for who, _ in steps) == wrapped
+    if both:
+        assert rows[-1]["train/weight_min"] < 0.25  # uniform would be exactly a quarter
+
+
+@pytest.mark.parametrize("file", ["glyphs", "nodes", "omniglot", "sinusoid"])
+def test_every_config_file_takes_every_method(file):
+    module = importlib.import_module(f"configs.{file}")
+    for method, settings in SETTINGS.items():
+        for co_learner in ("none", "linear"):
+            config = module.get_config()
+            for name, value in (settings | {"method": method}).items():
+                config[name] = value
+            if "co_learner" not in settings:
+                config.co_learner = co_learner
+            check(config)
+
+
+def test_the_multi_step_loss_ends_where_it_should():
+    config = sinusoids("maml_plus_plus", multi_step_until=0.5, second_order_after=0.0)
+    problem = build.problem(config)
+    params = build.initial_state(config, problem).params
+    task = problem.train_sample(jax.random.key(0), None)
+
+    def reported(progress):
+        method = build.train_method(config, problem, progress=progress)
+        return method.objective(params, method.adapt(params, task.support), task.query)[1]
+
+    early, late = jax.jit(reported)(0.25), jax.jit(reported)(0.75)
+    assert early["loss"] == late["loss"] == late["multi_step_loss"]
+    assert early["multi_step_loss"] != early["loss"]
+
+
+def test_the_upper_loop_of_sharp_maml_is_perturbed():
+    """One step under SGD: lower, upper and both differ, and with no radius all are MAML."""
+
+    def after(sharp, radius):
+        config = sinusoids("sharp_maml", sharp=sharp, radius=radius, outer_optimizer="sgd")
+        problem = build.problem(config)
+        state = build.initial_state(config, problem)
+        plan = make_plan(config)
+        state = jax.device_put(state, plan.replicated)
+        advance = compile_steps(config, problem, plan, state, None)
+        return jax.flatten_util.ravel_pytree(advance(state, None, 1)[0].params)[0]
+
+    names = ("lower", "upper", "both")
+    moved = [after(name, 0.5) for name in names]
+    still = [after(name, 0.0) for name in names]
+    for i in range(3):
+        np.testing.assert_allclose(still[i], still[0], rtol=0, atol=1e-6)
+        assert jnp.abs(moved[i] - moved[i - 1]).max() > 1e-5
+        assert jnp.abs(moved[i] - still[i]).max() > 1e-5
+
+
+def test_the_co_learner_has_an_outer_rate_of_its_own():
+    params = {"base": jnp.ones(2), "co_learner": jnp.ones(2)}
+    for factor, expected in ((1.0, 1.0), (0.25, 0.25)):
+        config = sinusoids(outer_optimizer="sgd", co_learner="mlp", co_learner_rate=factor)
+        optimizer = build.outer_optimizer(config)
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+        rate = config.outer_learning_rate
+        np.testing.assert_allclose(updates["base"], -rate, rtol=1e-6)
+        np.testing.assert_allclose(updates["co_learner"], -rate * expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", KEYS["inner_optimizer"].allowed)
+def test_every_inner_optimizer_adapts_and_is_differentiated(name):
+    config = sinusoids(inner_optimizer=name)
+    problem = build.problem(config)
+    params = build.initial_state(config, problem).params
+    task = problem.train_sample(jax.random.key(0), None)
+    method = build.train_method(config, problem)
+
+    def after(params):
+        return method.objective(params, method.adapt(params, task.support), task.support)[0]
+
+    loss, gradient = jax.jit(jax.value_and_grad(after))(params)
+    before = build.base_method(config, problem, 0)
+    assert loss < before.objective(params, params["base"], task.support)[0]
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("name", KEYS["outer_optimizer"].allowed)
+def test_every_outer_optimizer_moves_against_the_gradient(name):
+    config = sinusoids(outer_optimizer=name, outer_schedule="cosine", max_gradient_norm=1.0)
+    optimizer = build.outer_optimizer(config)
+    params = {"base": jnp.ones(3)}
+    with jax.numpy_dtype_promotion("standard"):  # optax's schedules divide an int32 count
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert (updates["base"] < 0).all()
+
+
+def test_weight_decay_of_adam_is_in_the_gradient():
+    config = sinusoids(outer_optimizer="adam", weight_decay=0.5)
+    optimizer = build.outer_optimizer(config)
+    params = {"base": jnp.array([1.0, -3.0])}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    # Adam's first step is the sign of the gradient, here of the weights.
+    signs = updates["base"] / config.outer_learning_rate
+    np.testing.assert_allclose(signs, [-1.0, 1.0], rtol=1e-5)
+
+
+def test_weight_decay_shrinks_what_has_no_gradient():
+    config = sinusoids(outer_optimizer="adamw", weight_decay=0.5)
+    optimizer = build.outer_optimizer(config)
+    params = {"base": jnp.ones(3)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    new = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(new["base"], 1 - 0.5 * config.outer_learning_rate, rtol=1e-6)
+
+
+def test_the_bodys_rate_is_its_own():
+    config = sinusoids(body_rate=0.0)
+    problem = build.problem(config)
+    params = build.initial_state(config, problem).params
+    task = problem.train_sample(jax.random.key(0), None)
+    adapted = build.base_method(config, problem, 2).adapt(params, task.support)
+    jax.tree.map(np.testing.assert_array_equal, adapted["body"], params["base"]["body"])
+    heads = zip(
+        jax.tree.leaves(adapted["head"]), jax.tree.leaves(params["base"]["head"]), strict=True
+    )
+    assert all((a != b).any() for a, b in heads)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"method": "collaborative", "co_learner": "none"}, "needs a second head"),
+        ({"minibatch": 3}, "minibatch=3 is for method=reptile"),
+        ({"method": "meta_sgd", "inner_optimizer": "adam"}, "inner_optimizer=adam is for method="),
+        ({"inner_optimizer": "adam", "body_rate": 0.5}, "with body_rate=1: leave it out"),
+        ({"second_order_after": 0.5}, "second_order_after=0.5 is for method=maml_plus_plus"),
+        ({"co_learner_frozen": True}, "co_learner_frozen=True needs CML's co-learner"),
+        ({"method": "maml_plus_plus", "body_rate": 0.5}, "body_rate=0.5 is not for"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        sinusoids(**changes)
