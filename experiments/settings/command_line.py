@@ -16,7 +16,7 @@ from experiments.settings.config import KEYS, ConfigError, describe_key, unknown
 CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:5way-1shot")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run, made when it is missing")
 
-_CONFIGS = Path(__file__).parent.parent / "configs"
+_CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def parse_flags(argv: list[str]) -> list[str]:

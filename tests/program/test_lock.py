@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 _HOLD = """
 import sys, time
 from pathlib import Path
-from experiments.lock import hold
+from experiments.machine.lock import hold
 held = hold(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(120)
