@@ -13,7 +13,8 @@ from absl import app, flags, logging
 from benchmarks import profile
 from benchmarks.workloads import WORKLOADS
 from experiments.machine import allocator, devices
-from experiments.settings.config import KEYS, default_config
+from experiments.machine.memory import memory_needed
+from experiments.settings.config import KEYS
 
 _WORKLOAD = flags.DEFINE_enum("workload", "W1", list(WORKLOADS), "what is timed")
 _RUNS = flags.DEFINE_integer("runs", 15, "timed steps", lower_bound=1)
@@ -37,13 +38,10 @@ def main(_):
     workload = workload._replace(
         inner_steps=_INNER_STEPS.value or workload.inner_steps, tasks=_TASKS.value or workload.tasks
     )
-    config = settings(workload)
-    config.precision = _PRECISION.value
-    config.plan.devices, config.plan.chunk = _DEVICES.value, _CHUNK.value
-    config.plan.remat, config.plan.malloc = _REMAT.value, _MALLOC.value
-    allocator.restart_with_huge_pages(config)
-    devices.configure(config)
-    result = measure(workload, config, _RUNS.value, _EXPORT.value, _PROFILE.value)
+    allocator.restart_with_huge_pages(_MALLOC.value)
+    devices.configure(_DEVICES.value, compilation_cache=False, precision=_PRECISION.value)
+    plan = plan_of(workload, _DEVICES.value, _CHUNK.value, _REMAT.value == "on")
+    result = measure(workload, plan, _RUNS.value, _EXPORT.value, _PROFILE.value)
     result = {"workload": _WORKLOAD.value, "precision": _PRECISION.value} | result
     if _JSON.value:
         print(json.dumps(result))
@@ -54,21 +52,19 @@ def main(_):
         print(profile.describe(profiled))
 
 
-def settings(workload):
-    """The config that has the program run a workload."""
-    config = default_config()
-    config.tasks_per_step = workload.tasks
-    config.model.name = "conv4" if workload.ways else "mlp"
-    config.plan.compilation_cache = False
-    return config
+def plan_of(workload, count: int = 0, chunk: int = 0, remat: bool = False) -> devices.Plan:
+    """How the program lays a workload out: on so many devices, so many tasks at a time."""
+    return devices.make_plan(
+        workload.tasks, devices=count, chunk=chunk, remat=remat, small=not workload.ways
+    )
 
 
-def measure(workload, config, runs: int, export: str = "", profiled: bool = False) -> dict:
+def measure(workload, plan, runs: int, export: str = "", profiled: bool = False) -> dict:
     """Compiles, warms up and times `runs` steps, then a matrix product in the same precision.
 
     Args:
       workload: of `WORKLOADS`.
-      config: of `settings`; its plan is followed.
+      plan: how the step is laid out, as `plan_of` makes it.
       runs: timed steps.
       export: an npz file for the initial parameters; "": none.
       profiled: whether two steps more are traced, into the entry "profile".
@@ -79,7 +75,6 @@ def measure(workload, config, runs: int, export: str = "", profiled: bool = Fals
 
     import cml_jax
 
-    plan = devices.make_plan(config)
     method = build(workload, plan.remat)
     optimizer = optax.adam(1e-3)
     s_inputs, s_targets, q_inputs, q_targets = workload.data()
@@ -105,7 +100,7 @@ def measure(workload, config, runs: int, export: str = "", profiled: bool = Fals
         jax.block_until_ready(state)
         times.append(time.perf_counter() - started)
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    memory = jax.devices()[0].memory_stats()  # before the product: its arrays are not the step's
+    on_device = jax.devices()[0].memory_stats()  # before the product: its arrays are not the step's
     product = matmul_gflops()
     median = float(np.median(times))
     gflops = workload.gflop() / median
@@ -117,7 +112,7 @@ def measure(workload, config, runs: int, export: str = "", profiled: bool = Fals
         "gflops": gflops,
         "fraction_of_matmul_peak": gflops / product,
         "matmul_gflops": product,
-        "compiled_mb": memory.memory_needed(compiled, plan.devices) / 2**20,
+        "compiled_mb": memory_needed(compiled, plan.devices) / 2**20,
         "peak_rss_mb": usage.ru_maxrss / 1024,
         "faults_per_step": (usage.ru_minflt - faults) / len(times),
         "compile_s": compile_s,
@@ -127,8 +122,8 @@ def measure(workload, config, runs: int, export: str = "", profiled: bool = Fals
         "device": jax.devices()[0].device_kind,
         "versions": {name: version(name) for name in ("jax", "jaxlib")},
     }
-    if memory:
-        result["peak_device_mb"] = memory["peak_bytes_in_use"] / 2**20
+    if on_device:
+        result["peak_device_mb"] = on_device["peak_bytes_in_use"] / 2**20
     if profiled:
         on_cpu = jax.default_backend() == "cpu"
         lanes = devices.available_cores() if on_cpu else plan.devices

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from benchmarks.workloads import WORKLOADS
 from experiments.machine import allocator
-from experiments.settings.config import KEYS, default_config
+from experiments.settings.config import KEYS
 
 
 def convolutional(name, params, images, pool=True):
@@ -81,7 +81,7 @@ def main():
     parser.add_argument("--same_allocator", action="store_true", help="as cml_jax sets it, glibc")
     args = parser.parse_args()
     if args.same_allocator:
-        allocator.restart_with_huge_pages(default_config())
+        allocator.restart_with_huge_pages(True)
     # What jax takes on a GPU: TF32 but where float32 is asked for. On a CPU it is float32 always.
     torch.backends.cuda.matmul.allow_tf32 = args.precision != "float32"
     torch.backends.cudnn.allow_tf32 = args.precision != "float32"

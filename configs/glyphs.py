@@ -3,7 +3,7 @@
 python -m experiments.main --config=configs/glyphs.py[:5way-1shot]
 """
 
-from experiments.settings.config import default_config, parse_ways_shots
+from experiments import default_config, parse_ways_shots
 
 
 def get_config(ways_shots=None):

@@ -16,7 +16,7 @@ classes are for training is drawn by --config.data.split_seed. The inner rate is
 0.05, and on Amazon-Computer every network's: at 0.1 its inner loop does not converge.
 """
 
-from experiments.settings.config import default_config, parse_ways_shots
+from experiments import default_config, parse_ways_shots
 
 
 def get_config(ways_shots=None):

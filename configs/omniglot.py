@@ -10,7 +10,7 @@ of 60,000, with five queries a class instead of one, and a rate that decays from
 cosine. Each rotation of a character by 90 degrees is a class, in all splits.
 """
 
-from experiments.settings.config import default_config, parse_ways_shots
+from experiments import default_config, parse_ways_shots
 
 
 def get_config(ways_shots=None):

@@ -12,7 +12,7 @@ as far as it says: half a minute, 0.25 after 5 inner steps and 0.17 after 50; ad
 
 import math
 
-from experiments.settings.config import ConfigError, default_config
+from experiments import ConfigError, default_config
 
 
 def get_config(protocol="maml"):

@@ -1,1 +1,24 @@
-"""The program around the library: configs in, checkpoints, metrics, pictures and results out."""
+"""The program: trains, tests and reports, from a config or from the caller's own problem.
+
+    import experiments
+
+    results = experiments.run(config, "runs/mine")
+
+Importing it loads neither jax nor data.
+"""
+
+from typing import Any
+
+from experiments.choices.key import ConfigError
+from experiments.run import Stopped, run
+from experiments.settings.config import default_config, parse_ways_shots
+
+__all__ = ["ConfigError", "Problem", "Stopped", "default_config", "parse_ways_shots", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Problem":  # it needs jax
+        from experiments.build import Problem
+
+        return Problem
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

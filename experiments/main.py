@@ -1,21 +1,24 @@
 """Trains and tests a meta-learner: `python -m experiments.main --config=configs/glyphs.py`."""
 
+import contextlib
 import traceback
-from pathlib import Path
 
 from absl import app, flags, logging
 
+from experiments.choices.key import ConfigError
 from experiments.machine import allocator, devices, lock, processes
-from experiments.run_folder.folder import read_json
-from experiments.settings.command_line import CONFIG, WORKDIR, fail, parse_flags, tell
-from experiments.settings.config import ConfigError
-from experiments.settings.record import default_workdir, record
+from experiments.machine.stop_signals import handle_stop_signals
+from experiments.run import Stopped, run
+from experiments.run_folder.folder import RESULTS
+from experiments.settings.command_line import CONFIG, WORKDIR, fail, given, parse_flags, tell
+from experiments.settings.config import flat
+from experiments.settings.record import default_workdir
 
 _EVALUATE = flags.DEFINE_boolean("evaluate", False, "only test a run that is trained")
 _ACCEPT = flags.DEFINE_boolean(
     "accept_changes",
     False,
-    "go on in a --workdir that was started with other settings: lists them, stores the new ones; "
+    "resume in a --workdir that was started with other settings: lists them, stores the new ones; "
     "with more train_steps a finished run trains longer, and rates that decay jump up again",
 )
 
@@ -23,109 +26,70 @@ _ACCEPT = flags.DEFINE_boolean(
 def main(_: list[str]) -> None:
     """Runs what the flags ask for; `parse_flags` has checked them."""
     config = CONFIG.value
-    allocator.restart_with_huge_pages(config)
-    path = flags.FLAGS["config"].config_filename
-    workdir = Path(WORKDIR.value or default_workdir(path, config)).expanduser()
+    allocator.restart_with_huge_pages(config.plan.malloc)
+    workdir = WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename, config)
+    with _errors_as_lines():
+        devices.configure(config.plan.devices, config.plan.compilation_cache, config.precision)
+        if processes.may_be_distributed(config.hosts.count):
+            processes.join(**config.hosts, settings=_shared(config))
+        if not _EVALUATE.value:
+            handle_stop_signals()
+        results = run(
+            config,
+            workdir,
+            evaluate_only=_EVALUATE.value,
+            accept_changes=_ACCEPT.value,
+            given=given(),
+        )
+        processes.leave()
+    if results is not None:
+        print(f"test of step {results.validation['step']}: {results}")
+        print(f"all results: {workdir}/{RESULTS}")
+
+
+def _shared(config) -> bytes:
+    """What all processes must have been started with."""
+    settings = flat(config)
+    own = ("hosts.", "data.dir")
+    shared = {name: value for name, value in settings.items() if not name.startswith(own)}
+    return repr([sorted(shared.items()), _EVALUATE.value]).encode()
+
+
+@contextlib.contextmanager
+def _errors_as_lines():
+    """Every mistake and failure as one line: exit code 2 for a mistake, 1 for a failure."""
+    from experiments.run_folder.checkpoints import CheckpointError
+
     try:
-        several = processes.may_be_distributed(config)
-    except processes.HostsError as error:
-        fail(error, 2)
-    try:
-        _start(config, workdir, several)
+        yield
     except SystemExit as stop:
-        if several:
-            processes.end(stop.code)
+        processes.end_if_joined(stop.code)
         raise
-    except BaseException:
-        if several:
+    except (ConfigError, lock.LockError) as error:
+        _end(error, 2)
+    except (processes.ProcessesError, Stopped) as error:
+        _end(error, 1)
+    except KeyboardInterrupt:
+        _end("interrupted", 1)
+    except Exception as error:
+        if processes.is_lost_connection(error):
+            _end(f"{processes.GONE} ({processes.reason(error)})", 1)
+        if isinstance(error, (CheckpointError, FloatingPointError, OSError)):
+            logging.vlog(1, "traceback", exc_info=True)
+            tell(error)
+            processes.end(1)  # from here: what the failure left behind would speak as it is freed
+        if processes.joined():
             traceback.print_exc()
             processes.end(1)
         raise
 
 
-def _start(config, workdir: Path, several: bool) -> None:
-    """Runs, with every mistake and failure as one line."""
-    held = []  # the lock, until the end
-    try:
-        if several:
-            devices.configure(config)
-            processes.join(config, _EVALUATE.value)
-        if processes.on_process_zero(lambda: _prepare(config, workdir, held)):
-            _run(config, workdir)
-        processes.leave()
-    except (ConfigError, ValueError, lock.LockError) as error:
-        logging.vlog(1, "traceback", exc_info=True)
-        fail(error, 2)
-    except processes.HostsError as error:
-        logging.vlog(1, "traceback", exc_info=True)
-        fail(error, 1)
-    except KeyboardInterrupt:
-        fail("interrupted", 1)
-    except Exception as error:
-        if not processes.is_lost_connection(error):
-            raise
-        logging.vlog(1, "traceback", exc_info=True)
-        fail(f"{processes.GONE} ({processes.reason(error)})", 1)
-
-
-def _prepare(config, workdir: Path, held: list) -> bool:
-    """Takes the folder and records the config; False where there is nothing left to do."""
-    if "://" in (WORKDIR.value or ""):
-        raise ConfigError(f"--workdir={WORKDIR.value} is no folder: mount it, or copy it later")
-    try:
-        if not _EVALUATE.value:
-            workdir.mkdir(parents=True, exist_ok=True)
-        if workdir.exists():
-            held.append(lock.hold(workdir))
-            for left in workdir.glob(".*.json*.*"):  # by a process that was killed as it wrote
-                left.unlink()
-    except OSError as error:
-        raise ConfigError(f"cannot write {workdir} ({error.strerror}): choose --workdir") from None
-    changed = record(config, workdir, _EVALUATE.value, _ACCEPT.value and not _EVALUATE.value)
-    if (workdir / "results.json").exists() and not _EVALUATE.value and not changed:
-        read_json(workdir / "results.json")
-        print(f"finished: {workdir / 'results.json'} (--evaluate tests it again)")
-        return False
-    print(f"run: {workdir}", flush=True)
-    if changed:
-        print(f"accepted: {', '.join(changed)}", flush=True)
-    return True
-
-
-def _run(config, workdir: Path) -> None:
-    # Imported only here: a mistake in the flags is told at once, and the machine must be set up
-    # before jax starts.
-    devices.configure(config)
-    from experiments.build import problem as build
-    from experiments.evaluate import describe, evaluate
-    from experiments.machine.stop_signals import handle_stop_signals
-    from experiments.run_folder.checkpoints import CheckpointError
-    from experiments.train import train
-
-    path = workdir / "lock"  # process 0 has just written it
-    if not processes.same(path.read_bytes() if path.exists() else b""):
-        raise ConfigError(f"{workdir} is not one folder on all machines: put it on a shared disk")
-    try:
-        if not _EVALUATE.value:
-            handle_stop_signals()
-        problem = build.problem(config)
-        if not _EVALUATE.value and not train(config, workdir, problem):
-            processes.leave()
-            fail("stopped before the end: the same command goes on from here", 1)
-        results = evaluate(config, workdir, problem)
-    except (CheckpointError, FloatingPointError, OSError) as error:
-        if processes.is_lost_connection(error):
-            raise
-        logging.vlog(1, "traceback", exc_info=True)
+def _end(error, code):
+    logging.vlog(1, "traceback", exc_info=True)
+    if processes.joined():
         tell(error)
-        processes.end(1)  # from here: what the failure left behind would speak as it is freed
-    if results is None:
-        return
-    metric = next(iter(results["validation"]))
-    both = any(not row["transductive"] for row in results["test_all"])
-    said = describe(metric, results["test"], both)
-    print(f"test of step {results['validation']['step']}: {said}")
-    print(f"all results: {workdir / 'results.json'}")
+        processes.end(code)
+    fail(error, code)
 
 
 if __name__ == "__main__":

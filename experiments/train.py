@@ -2,99 +2,105 @@
 
 import contextlib
 import time
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import cml_jax
 from cml_jax.tasks import task_keys
-from experiments.build import graphs
-from experiments.build import problem as build
-from experiments.build.replicas import names, runs, side_by_side
-from experiments.evaluate import scorer
-from experiments.machine import devices, memory, processes
+from cml_jax.types import MetaState
+from experiments.build import Learner, Problem, Schedule
+from experiments.build.replicas import Replicas, side_by_side
+from experiments.machine import memory, processes
+from experiments.machine.devices import Plan
 from experiments.machine.stop_signals import stop_requested
 from experiments.run_folder import health
 from experiments.run_folder.best import Best, no_best
 from experiments.run_folder.checkpoints import CheckpointError, Checkpoints
-from experiments.run_folder.folder import read
+from experiments.run_folder.folder import METRICS, read_rows
 from experiments.run_folder.metrics_file import MetricsFile
 from experiments.run_folder.progress import Progress
-from experiments.settings.record import changed, record_data, rewrite
+from experiments.score import scorer
+from experiments.settings.record import record_data
 
 _NEW = {"seconds": 0.0, "lost": 0, "best": 0}  # what a checkpoint has beside the state
 
 
-def train(config, workdir: Path, problem: build.Problem | None = None) -> bool:
-    """Trains to `train_steps`, from the last checkpoint in `workdir` where there is one.
-
-    With `eval.patience` it ends earlier, after so many validations without a better one.
+def train(
+    learner: Learner,
+    problem: Problem,
+    plan: Plan,
+    schedule: Schedule,
+    workdir: Path,
+    accept: Callable[[], None] | None = None,
+) -> bool:
+    """Trains to the end, from the last checkpoint in `workdir` where there is one.
 
     Args:
-      config: the checked config.
-      workdir: the run's folder.
-      problem: `build.problem(config)`, where it is there already.
+      learner: The functions of the run.
+      problem: What is learned.
+      plan: How the run is laid out on the devices.
+      schedule: How long, and when it validates, saves and reports.
+      workdir: The run's folder.
+      accept: Called once the checkpoints fit settings that have changed; None where none has.
 
     Returns:
       True when finished; False when a signal asked to stop before (the state is saved).
 
     Raises:
-      ValueError: when the data cannot give such tasks.
-      FloatingPointError: when a loss or gradient is not finite and `config.non_finite` is "stop",
-        when it was in no step for long, or when no validation was.
-      CheckpointError: the run was further than its checkpoints are, or one cannot be written.
-      OSError: a report cannot be written.
+      FloatingPointError: A loss or gradient is not finite (and such steps are not skipped), was
+        not for many steps in a row, or no validation was.
+      CheckpointError: The run was further than its checkpoints are, or one cannot be written.
+      OSError: A report cannot be written.
     """
     with contextlib.ExitStack() as closing:
-        return _train(config, workdir, problem or build.problem(config), closing)
+        return _train(learner, problem, plan, schedule, workdir, accept, closing)
 
 
-def _train(config, workdir, problem, closing):
-    plan = devices.make_plan(config)
-    name = problem.metric_name
-
+def _train(learner, problem, plan, schedule, workdir, accept, closing):
+    replicas = learner.replicas
     checkpoints = Checkpoints(workdir)
-    state, best, since = _begin(config, problem, workdir, checkpoints)
+    state, best, since = _begin(learner, problem, schedule, workdir, checkpoints)
     seconds, lost = since["seconds"], since["lost"]
     step = saved_step = int(state.step.max())
 
     state = processes.replicate(state, plan.replicated)
     best = best._replace(params=processes.replicate(best.params, plan.replicated))
     data = {split: processes.replicate(a, plan.replicated) for split, a in problem.data.items()}
-    validate = _validation(config, problem, plan, data["validation"])
-    accepted = processes.on_process_zero(lambda: bool(changed(config, workdir)))
-    processes.on_process_zero(
-        lambda: record_data(problem.split_hash, workdir, step > 0 and not accepted)
-    )
-    if accepted:
+    validate = _validation(learner, problem, plan, schedule, data["validation"])
+    compare = step > 0 and accept is None
+    processes.on_process_zero(lambda: record_data(problem.split_hash, workdir, compare))
+    if accept is not None:
         if np.any(best.about["step"]):  # what it reached was by the old settings
             best = best.scored(validate(best.params)[0], problem.larger_is_better)
             checkpoints.save_best(
                 int(np.max(best.about["step"])), {"params": best.params}, best.about
             )
         if processes.is_process_zero():
-            rewrite(config, workdir)
+            accept()
 
     log = closing.enter_context(
-        contextlib.closing(MetricsFile(workdir / "metrics.jsonl", step, config.tensorboard))
+        contextlib.closing(MetricsFile(workdir / METRICS, step, schedule.tensorboard))
     )
-    watching = health.HealthCheck(config, read(workdir / "metrics.jsonl"))
-    warned = watching.warnings()
+    check = health_check(learner, problem, schedule, read_rows(workdir))
+    warned = check.warnings()
     progress = closing.enter_context(
-        contextlib.closing(Progress(config.train_steps, step, config.log_every_seconds))
+        contextlib.closing(Progress(schedule.train_steps, step, schedule.log_seconds))
     )
-    if problem.graph:
-        progress.say(graphs.in_words(problem.graph))
+    if problem.description:
+        progress.say(problem.description)
     progress.say("compiling")
     plan, advance = memory.fitting(
-        config, plan, lambda plan: compile_steps(config, problem, plan, state, data["train"])
+        plan,
+        lambda plan: compile_steps(learner, problem, plan, schedule, state, data["train"]),
+        schedule.remat_auto,
     )
     progress.say(f"plan: {plan}")
     if step:
-        progress.say(f"resuming at step {step} of {config.train_steps} in {workdir}")
+        progress.say(f"resuming at step {step} of {schedule.train_steps} in {workdir}")
     clock = started = saved = time.monotonic()
 
     def save():
@@ -102,23 +108,33 @@ def _train(config, workdir, problem, closing):
         about = {"seconds": report["seconds"], "lost": lost, "best": best.about["step"]}
         checkpoints.save_last(step, state, about)
 
-    while not _ended(config, step, best) and not stop_requested():
-        boundary = min((step // config.eval.every + 1) * config.eval.every, config.train_steps)
+    while not _ended(schedule, step, best) and not stop_requested():
+        next_validation = (step // schedule.validate_every + 1) * schedule.validate_every
+        boundary = min(next_validation, schedule.train_steps)
         steps = min(plan.steps_per_dispatch, boundary - step)
         state, seen = advance(state, data["train"], steps)
         seen = jax.tree.map(np.asarray, seen)
         step += steps
         lost = lost + steps if (seen.skipped == steps).all() else 0
-        if line := health.must_stop(config, seen, step, lost):
-            raise FloatingPointError(f"{line}; the checkpoints are kept in {workdir}")
+        stop = health.must_stop(
+            seen,
+            step,
+            lost,
+            skip=schedule.skip_non_finite,
+            tasks_per_step=schedule.tasks_per_step,
+            replicas=replicas.values,
+            remedy=schedule.remedy,
+        )
+        if stop:
+            raise FloatingPointError(f"{stop}; the checkpoints are kept in {workdir}")
         report = {}
         for metric, values in health.means(seen, steps).items():
-            report |= _by_run(config, f"train/{metric}", values)
-        if config.non_finite == "skip" or seen.skipped.any():
+            report |= _by_replica(replicas, problem, f"train/{metric}", values)
+        if schedule.skip_non_finite or seen.skipped.any():
             report["skipped"] = seen.skipped.sum()
-            report |= {f"skipped/{i}": seen.skipped[int(i)] for i in names(config)}
+            report |= {f"skipped/{i}": seen.skipped[int(i)] for i in replicas.names()}
         elapsed, clock = time.monotonic() - clock, time.monotonic()
-        tasks = steps * config.tasks_per_step * len(runs(config))
+        tasks = steps * schedule.tasks_per_step * len(replicas.values)
         report["tasks_per_second"] = tasks / elapsed
         report["seconds"] = seconds + clock - started
         if step == boundary:
@@ -131,41 +147,103 @@ def _train(config, workdir, problem, closing):
             clock = time.monotonic()
         row = log.write(step, report)
         progress.update(step, row)
-        watching.see(row)
+        check.see(row)
         if step == boundary:
-            for line in watching.warnings():
+            for line in check.warnings():
                 if line not in warned:
                     progress.say(f"warning: {line}")
                     warned.append(line)
-        due = clock - saved > 60 * config.checkpoint_every_minutes
+        due = clock - saved > schedule.checkpoint_seconds
         if step == boundary or processes.any_process(due):
             save()
             saved, saved_step = time.monotonic(), step
     if saved_step < step:
         save()
-    ended = _ended(config, step, best)
+    ended = _ended(schedule, step, best)
     if ended and not np.any(best.about["step"]):
         raise FloatingPointError(
-            f"validation/{name} was never finite: lower "
-            f"--config.inner_learning_rate={config.inner_learning_rate} in a new run"
+            f"validation/{problem.metric_name} was never finite: {schedule.remedy}"
         )
-    if ended and step < config.train_steps:
-        progress.say(f"no better validation in {config.eval.patience}: training ends")
+    if ended and step < schedule.train_steps:
+        progress.say(f"no better validation in {schedule.patience}: training ends")
     checkpoints.close()
     return ended
 
 
-def _begin(config, problem, workdir, checkpoints):
+def initial_state(learner: Learner, data: Any) -> MetaState:
+    """The state at step 0; several replicas are a leading axis."""
+    return jax.jit(side_by_side(learner.replicas, learner.init, (None,)))(data)
+
+
+def health_check(
+    learner: Learner, problem: Problem, schedule: Schedule, rows: list[Any]
+) -> health.HealthCheck:
+    """Looks at the reports of a run for signs that it learns nothing."""
+    return health.HealthCheck(
+        train_steps=schedule.train_steps,
+        tasks_per_step=schedule.tasks_per_step,
+        chance=1 / problem.ways if problem.ways else None,
+        agreement=schedule.compares_tasks,
+        replicas=learner.replicas.names(),
+        metric=problem.metric_name,
+        rows=rows,
+    )
+
+
+def compile_steps(
+    learner: Learner, problem: Problem, plan: Plan, schedule: Schedule, state: MetaState, data: Any
+) -> Callable[..., tuple[MetaState, health.DispatchReport]]:
+    """Compiles `(state, data, steps) -> (state, DispatchReport)`: meta-steps and what they report.
+
+    A step that is not finite leaves the state as it was. The number of steps is traced: one
+    program for the last, shorter dispatch too. Several replicas are a leading axis of the state
+    and of the report.
+    """
+    count = schedule.tasks_per_step
+
+    def one_step(swept, state, data):
+        key = jax.random.key(swept["seed"])
+        keys = task_keys(key, "train", state.step * count, count)
+        keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
+        tasks = jax.vmap(problem.train_sample, (0, None))(keys, data)
+        return learner.meta_step(swept, state, tasks, data, plan.remat, plan.chunk)
+
+    def watched(swept, state, seen, data):
+        return health.keep_finite(state, *one_step(swept, state, data), seen)
+
+    def start(swept, state, data):
+        return health.nothing_seen(one_step(swept, state, data)[1])
+
+    def look(swept, seen, params):
+        return health.look_at_params(seen, params)
+
+    first = side_by_side(learner.replicas, start, (0, None))
+    all_replicas = side_by_side(learner.replicas, watched, (0, 0, None))
+    look = side_by_side(learner.replicas, look, (0, 0))
+
+    def advance(state, data, steps):
+        shapes = jax.eval_shape(first, state, data)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        carry = (state, zeros)
+        state, seen = jax.lax.fori_loop(0, steps, lambda _, c: all_replicas(*c, data), carry)
+        return state, look(seen, state.params)
+
+    # Replicated, or a process would hold a part of the parameters only.
+    whole = {"donate_argnums": 0, "out_shardings": plan.replicated}
+    return jax.jit(advance, **whole).lower(state, data, 1).compile()
+
+
+def _begin(learner, problem, schedule, workdir, checkpoints):
     """The state and the best of the last checkpoint, and what was saved with it; or the start.
 
     Raises:
-      CheckpointError: the run was further than its checkpoints are.
+      CheckpointError: The run was further than its checkpoints are.
     """
-    state = build.initial_state(config, problem)
+    state = initial_state(learner, problem.data["train"])
     best = no_best(state.params, state.step.shape, problem.larger_is_better)
     restored = checkpoints.restore_last(state)
     at = restored[0] if restored else 0
-    processes.on_process_zero(lambda: _check_reports(config, workdir / "metrics.jsonl", at))
+    processes.on_process_zero(lambda: _check_reports(schedule, workdir, at))
     if restored is None:
         return state, best, _NEW
     _, state, since = restored
@@ -180,15 +258,16 @@ def _begin(config, problem, workdir, checkpoints):
     return state, best, since
 
 
-def _check_reports(config, path, restored):
+def _check_reports(schedule, workdir, restored):
     """Raises a CheckpointError where reports and checkpoints were not left by one run."""
-    steps = {row["step"] for row in read(path)}
+    steps = {row["step"] for row in read_rows(workdir)}
+    path = workdir / METRICS
     if restored and restored not in steps:
         raise CheckpointError(
             f"{path} has no report of step {restored}, where the checkpoint is: restore it, or "
             f'accept the gap by a line {{"step": {restored}}} at its end'
         )
-    if not restored and max(steps, default=0) > config.eval.every:  # it was saved at a validation
+    if not restored and max(steps, default=0) > schedule.validate_every:  # there it was saved
         raise CheckpointError(
             f"{path} goes to step {max(steps)} but {path.parent / 'last'} has no checkpoint: "
             "restore it from a backup, or choose another --workdir"
@@ -196,90 +275,37 @@ def _check_reports(config, path, restored):
     return True
 
 
-def _validation(config, problem, plan, data):
-    """`(params) -> (value, report)`: what decides which is best, `[]` or `[runs]`, and its rows."""
-    name, count = problem.metric_name, config.eval.validation_tasks
+def _validation(learner, problem, plan, schedule, data):
+    """`(params) -> (value, report)`: what decides which is best, `[]` or `[replicas]`, and its
+    rows."""
     scorers = {
-        who: scorer(config, problem, plan, partial(_validated, who, problem), "validation")
-        for who in build.validated(config, problem)
+        who: scorer(learner.replicas, problem, plan, method_of, "validation")
+        for who, method_of in learner.validated.items()
     }
 
     def validate(params):
-        values = {
-            f"{who}/{name}": np.asarray(score(params, data, count=count)[0], np.float64).mean(-1)
-            for who, score in scorers.items()
-        }
+        values = {}
+        for who, score in scorers.items():
+            [scores] = score(params, data, count=schedule.validation_tasks)
+            values[f"{who}/{problem.metric_name}"] = np.asarray(scores, np.float64).mean(-1)
         report = {}
         for metric, value in values.items():
-            report |= _by_run(config, metric, value)
+            report |= _by_replica(learner.replicas, problem, metric, value)
         return np.mean(list(values.values()), 0), report
 
     return validate
 
 
-def _ended(config, step, best):
-    """After train_steps, or `eval.patience` validations of which none was better, in any run."""
-    without_better = (step - np.max(best.about["step"])) // config.eval.every
-    return step == config.train_steps or 0 < config.eval.patience <= without_better
+def _ended(schedule, step, best):
+    """After train_steps, or so many validations of which none was better, in any replica."""
+    without_better = (step - np.max(best.about["step"])) // schedule.validate_every
+    return step == schedule.train_steps or 0 < schedule.patience <= without_better
 
 
-def compile_steps(config, problem, plan, state, data):
-    """Compiles `(state, data, steps) -> (state, DispatchReport)`: meta-steps and what they report.
-
-    A step that is not finite leaves the state as it was, whatever `config.non_finite` is. The
-    number of steps is traced: one program for the last, shorter dispatch too. Several runs are a
-    leading axis of the state and of what is seen.
-    """
-    weigh = getattr(cml_jax, config.weighting)
-    sharp = config.method == "sharp_maml" and config.sharp in ("upper", "both")
-    metrics = {"loss": problem.loss, problem.metric_name: problem.metric}
-
-    def one_step(c, state, data):
-        key, count = jax.random.key(c.seed), c.tasks_per_step
-        keys = task_keys(key, "train", state.step * count, count)
-        keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
-        tasks = jax.vmap(problem.train_sample, (0, None))(keys, data)
-        return cml_jax.meta_step(
-            build.train_method(
-                c, build.with_data(problem, data), plan.remat, state.step / c.train_steps
-            ),
-            build.outer_optimizer(c),
-            state,
-            tasks,
-            weigh=weigh,
-            weigh_on=c.weigh_on,
-            radius=c.radius if sharp else None,
-            chunk=plan.chunk,
-            metrics=metrics,
-        )
-
-    def watched(c, state, seen, data):
-        return health.keep_finite(state, *one_step(c, state, data), seen)
-
-    first = side_by_side(config, lambda c, *a: health.nothing_seen(one_step(c, *a)[1]), (0, None))
-    all_runs = side_by_side(config, watched, (0, 0, None))
-    look = side_by_side(config, lambda _, *a: health.look_at_params(*a), (0, 0))
-
-    def advance(state, data, steps):
-        shapes = jax.eval_shape(first, state, data)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        carry = (state, zeros)
-        state, seen = jax.lax.fori_loop(0, steps, lambda _, c: all_runs(*c, data), carry)
-        return state, look(seen, state.params)
-
-    # Replicated, or a process would hold a part of the parameters only.
-    whole = {"donate_argnums": 0, "out_shardings": plan.replicated}
-    return jax.jit(advance, **whole).lower(state, data, 1).compile()
-
-
-def _validated(who, problem, config, data):
-    return build.validated(config, build.with_data(problem, data))[who]
-
-
-def _by_run(config, name, values):
-    """A metric as rows have it: the mean over runs, and each run's own, behind its number."""
-    parts = names(config)
+def _by_replica(replicas: Replicas, problem: Problem, name: str, values: np.ndarray):
+    """A metric as rows have it: the mean over replicas, and each one's own after its number."""
+    parts = replicas.names()
     finite = values[np.isfinite(values)]
     mean = finite.mean() if parts and finite.size else np.mean(values)
-    own = parts if name.endswith(("loss", "accuracy", "mse")) else []
+    own = parts if name.endswith(("loss", problem.metric_name)) else []
     return {name: mean} | {f"{name}/{part}": values[int(part)] for part in own}

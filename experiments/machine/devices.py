@@ -41,77 +41,94 @@ class Plan(NamedTuple):
         return ", ".join(parts)
 
 
-def configure(config) -> None:
+def configure(devices: int = 0, compilation_cache: bool = True, precision: str = "default") -> None:
     """Sets the number of CPU devices, the compilation cache and the precision of products.
 
     Must run before jax touches a device.
+
+    Args:
+      devices: How many devices the cores of a CPU are; 0 is one a core.
+      compilation_cache: Whether compiled programs are kept in the user's cache folder.
+      precision: Of matrix products; "default" is the device's own.
     """
     import jax
 
     from cml_jax.data.places import cache_dir
 
-    jax.config.update("jax_num_cpu_devices", config.plan.devices or available_cores())
-    if config.plan.compilation_cache:
+    jax.config.update("jax_num_cpu_devices", devices or available_cores())
+    if compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    if config.precision != "default":
-        jax.config.update("jax_default_matmul_precision", config.precision)
+    if precision != "default":
+        jax.config.update("jax_default_matmul_precision", precision)
 
 
-def make_plan(config) -> Plan:
-    """The layout for this machine; 0 in `config.plan` means choose.
+def make_plan(
+    tasks_per_step: int,
+    *,
+    devices: int = 0,
+    chunk: int = 0,
+    steps_per_dispatch: int = 0,
+    remat: bool = False,
+    small: bool = False,
+) -> Plan:
+    """The layout for this machine; 0 means choose.
 
     CPU: one device a core and one task at a time on each, so that a task's activations stay in the
     core's cache; a perceptron is too small to be worth spreading, and runs as one vmap on one
     device. GPU, TPU: all tasks at once. Of many processes each gives as many devices.
 
+    Args:
+      tasks_per_step: Tasks in a meta-batch.
+      devices, chunk, steps_per_dispatch, remat: As in `Plan`.
+      small: Whether a task is too little work to be spread over the cores of a CPU.
+
     Raises:
-      ValueError: when tasks_per_step does not divide by the devices, the processes or the chunk.
+      ValueError: When tasks_per_step does not divide by the devices, the processes or the chunk.
     """
     import jax
 
     on_cpu = jax.default_backend() == "cpu"
-    small = config.model.name == "mlp"
-    count = config.plan.devices
+    count = devices
     # Ids say nothing: on CPU those of process 1 start at 2048, on TPU they follow the torus.
     processes = jax.process_count()
     shares = [[d for d in jax.devices() if d.process_index == p] for p in range(processes)]
     available = processes * min(map(len, shares))
-    if config.tasks_per_step % processes or count % processes:
+    if tasks_per_step % processes or count % processes:
         raise ValueError(
-            f"tasks_per_step={config.tasks_per_step} or plan.devices={count} does not divide by "
+            f"tasks_per_step={tasks_per_step} or plan.devices={count} does not divide by "
             f"{processes} processes: change --config.tasks_per_step or --config.plan.devices"
         )
     if not count:
         limit = processes if small and on_cpu else available
         fitting = (d for d in range(processes, limit + 1, processes))
-        count = max(d for d in fitting if config.tasks_per_step % d == 0)
+        count = max(d for d in fitting if tasks_per_step % d == 0)
     if count > available:
         raise ValueError(
             f"plan.devices={count} but there are {available}: lower --config.plan.devices"
         )
-    if config.tasks_per_step % count:
+    if tasks_per_step % count:
         raise ValueError(
-            f"tasks_per_step={config.tasks_per_step} does not divide by {count} devices: change "
+            f"tasks_per_step={tasks_per_step} does not divide by {count} devices: change "
             "one of --config.tasks_per_step and --config.plan.devices"
         )
-    chunk = config.plan.chunk or (count if on_cpu and not small else None)
-    if chunk and (config.tasks_per_step % chunk or chunk % count):
+    chunk = chunk or (count if on_cpu and not small else None)
+    if chunk and (tasks_per_step % chunk or chunk % count):
         raise ValueError(
-            f"plan.chunk={chunk} must divide tasks_per_step={config.tasks_per_step} and be a "
+            f"plan.chunk={chunk} must divide tasks_per_step={tasks_per_step} and be a "
             f"multiple of the {count} devices: change --config.plan.chunk, or 0 to have it chosen"
         )
-    steps = config.plan.steps_per_dispatch or (200 if small else 10 if on_cpu else 50)
-    devices = [device for share in shares for device in share[: count // processes]]
+    steps = steps_per_dispatch or (200 if small else 10 if on_cpu else 50)
+    used = [device for share in shares for device in share[: count // processes]]
     mesh = jax.make_mesh(
-        (count,), ("task",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
+        (count,), ("task",), axis_types=(jax.sharding.AxisType.Auto,), devices=used
     )
     spec = jax.sharding.PartitionSpec
     return Plan(
         count,
         chunk,
         steps,
-        config.plan.remat == "on",
+        remat,
         jax.sharding.NamedSharding(mesh, spec("task")),
         jax.sharding.NamedSharding(mesh, spec()),
     )

@@ -10,12 +10,14 @@ from typing import NoReturn
 from absl import flags
 from ml_collections import config_flags
 
+from experiments.choices.key import ConfigError, Key, describe_key
 from experiments.settings.checks import check
-from experiments.settings.config import KEYS, ConfigError, describe_key, unknown_key
+from experiments.settings.config import KEYS, TABLES, unknown_key
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:5way-1shot")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run, made when it is missing")
 
+_given: list[str] = []
 _CONFIGS = Path(__file__).parents[2] / "configs"
 
 
@@ -41,12 +43,17 @@ def parse_flags(argv: list[str]) -> list[str]:
             raise ConfigError(
                 f"{rest[1]!r} is no flag{hint or ': every setting is --config.KEY=VALUE'}"
             )
-        check(CONFIG.value)
+        check(CONFIG.value, _given)
     except (ConfigError, flags.Error) as error:
         fail(error, 2)
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = -1  # warnings: at absl's default, orbax tells of each file
     return rest
+
+
+def given() -> list[str]:
+    """The settings that the command line named, after `parse_flags`."""
+    return list(_given)
 
 
 def fail(error: Exception | str, code: int) -> NoReturn:
@@ -82,6 +89,7 @@ def _check_overrides(argv: list[str]) -> str:
         if match := re.match(r"--?(?:no)?config\.([^=]*)", argument):
             if match[1] not in KEYS:
                 raise ConfigError(unknown_key(match[1]))
+            _given.append(match[1])
         elif match := re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL):
             following = argv[i + 1] if i + 1 < len(argv) else ""
             path = match[1] if match[1] is not None else following
@@ -133,27 +141,38 @@ def _told(path: str, line: int | str | None, message: str) -> ConfigError:
 
 
 def _help() -> str:
-    """The text of `--help`."""
-    rows = [
-        f"  --config.{name}={key.default!r}".ljust(46) + f" {key.meaning} [{describe_key(key)}]"
-        for name, key in KEYS.items()
+    """The text of `--help`: what is read always, then what each choice reads."""
+    lines = [
+        "Trains a meta-learner, then tests the checkpoint that was best in validation:",
+        "  python -m experiments.main --config=configs/FILE.py:5way-1shot --config.seed=1",
+        "Some files take a string after a colon. The same command resumes a run.",
+        "",
+        "Config files: " + ", ".join(_config_files()),
+        "",
+        "  --workdir=FOLDER   of the run (default: runs/CONFIG-METHOD-HASH)",
+        "  --evaluate         only test a run that is trained",
+        "  --accept_changes   resume in a --workdir that was started with other settings: lists",
+        "                     them, stores the new ones. With more train_steps a finished run",
+        "                     trains longer; rates that decay over train_steps jump up again",
+        "  --verbosity=1      tracebacks, and what every library logs (--helpfull: all flags)",
+        "",
+        "Settings, with the defaults that a config file may change:",
     ]
-    return "\n".join(
-        [
-            "Trains a meta-learner, then tests the checkpoint that was best in validation:",
-            "  python -m experiments.main --config=configs/FILE.py:5way-1shot --config.seed=1",
-            "Some files take a string after a colon. The same command resumes a run.",
-            "",
-            "Config files: " + ", ".join(_config_files()),
-            "",
-            "  --workdir=FOLDER   of the run (default: runs/CONFIG-METHOD-HASH)",
-            "  --evaluate         only test a run that is trained",
-            "  --accept_changes   go on in a --workdir that was started with other settings: lists",
-            "                     them, stores the new ones. With more train_steps a finished run",
-            "                     trains longer; rates that decay over train_steps jump up again",
-            "  --verbosity=1      tracebacks, and what every library logs (--helpfull: all flags)",
-            "",
-            "Settings, with the defaults that a config file may change:",
-            *rows,
-        ]
-    )
+    of_choices = {name for rows in TABLES.values() for keys in rows.values() for name in keys}
+    lines += [_help_line(name, key) for name, key in KEYS.items() if name not in of_choices]
+    told: set[str] = set()
+    for table, rows in TABLES.items():
+        readers: dict[str, list[str]] = {}
+        for row, keys in rows.items():
+            for name in keys:
+                readers.setdefault(name, []).append(row)
+        new = [name for name in readers if name not in told]
+        told |= set(new)
+        for who in dict.fromkeys(tuple(readers[name]) for name in new):
+            lines += ["", f"Read by {table}={', '.join(filter(None, who))}:"]
+            lines += [_help_line(name, KEYS[name]) for name in new if tuple(readers[name]) == who]
+    return "\n".join(lines)
+
+
+def _help_line(name: str, key: Key) -> str:
+    return f"  --config.{name}={key.default!r}".ljust(46) + f" {key.meaning} [{describe_key(key)}]"

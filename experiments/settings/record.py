@@ -7,8 +7,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from experiments.choices.key import ConfigError
 from experiments.run_folder.folder import read_json, write_json
-from experiments.settings.config import KEYS, ConfigError, flat, may_change_on_resume
+from experiments.settings.config import KEYS, flat, may_change_on_resume
 
 
 def default_workdir(config_path: str, config: ConfigDict) -> Path:

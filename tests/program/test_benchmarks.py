@@ -225,7 +225,7 @@ def test_torch_takes_the_same_step(tmp_path, monkeypatch):
     workload = WORKLOADS["W4"]._replace(tasks=2)
     params = tmp_path / "params.npz"
     monkeypatch.setattr(step, "matmul_gflops", lambda: 100.0)
-    ours = step.measure(workload, step.settings(workload), runs=1, export=str(params))
+    ours = step.measure(workload, step.plan_of(workload), runs=1, export=str(params))
     # In a process of its own: torch and jax bring a thread pool each.
     command = [sys.executable, "-m", "benchmarks.torch_step", "--workload=W4", "--tasks=2"]
     done = subprocess.run(

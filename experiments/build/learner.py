@@ -1,0 +1,209 @@
+"""How it is learned: the functions that a run trains and tests, of settings that may be traced."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import cml_jax
+from cml_jax.types import MetaState, Method, Metrics, Task
+from experiments.build.methods import inner_method
+from experiments.build.optimizers import outer_optimizer
+from experiments.build.problem import Problem
+from experiments.build.replicas import Replicas, replicas
+from experiments.build.resolve import resolve
+from experiments.choices.methods import METHODS
+from experiments.choices.outer import WEIGHTINGS
+
+Settings = Mapping[str, Any]
+Swept = Mapping[str, Any]
+RELEASED, PAPER = "co-learner (released code)", "co-learner (paper)"
+
+
+class Learner(NamedTuple):
+    """What a run trains and tests: pure functions that know the settings.
+
+    `swept` is the dict of what differs between replicas, "seed" and the setting that is swept;
+    its values may be traced. `data` are those of a split and may be traced.
+
+    Attributes:
+      replicas: What tells the replicas of the run apart.
+      init: `(swept, data) -> MetaState`.
+      meta_step: `(swept, state, tasks, data, remat, chunk) -> (MetaState, metrics)`.
+      validated: Whose validation chooses the checkpoint: a prefix in the reports to
+        `(swept, data) -> Method`.
+      tested: From a number of inner steps to what is scored at test: who predicts, to
+        `(swept, data) -> Method`.
+    """
+
+    replicas: Replicas
+    init: Callable[[Swept, Any], MetaState]
+    meta_step: Callable[..., tuple[MetaState, Metrics]]
+    validated: dict[str, Callable[[Swept, Any], Method]]
+    tested: Callable[[int], dict[str, Callable[[Swept, Any], Method]]]
+
+
+def learner(settings: Settings, problem: Problem) -> Learner:
+    """The functions of a run.
+
+    Args:
+      settings: By dotted names, checked.
+      problem: What is learned.
+    """
+
+    def with_settings(function):
+        return lambda swept, *arguments: function({**settings, **swept}, problem, *arguments)
+
+    def all_with_settings(functions):
+        return {name: with_settings(function) for name, function in functions.items()}
+
+    return Learner(
+        replicas(settings),
+        with_settings(init),
+        with_settings(meta_step),
+        all_with_settings(_validated(settings)),
+        lambda num_steps: all_with_settings(_tested(settings, problem, num_steps)),
+    )
+
+
+def base_method(
+    settings: Settings,
+    problem: Problem,
+    data: Any,
+    num_steps: int,
+    remat: bool = False,
+    progress: jax.typing.ArrayLike | None = None,
+) -> Method:
+    """The method without CML's co-learner.
+
+    Args:
+      settings: By dotted names; what is swept is traced.
+      problem: What is learned.
+      data: Of the split, which may be traced.
+      num_steps: Steps of the inner loop.
+      remat: As in `cml_jax.maml`.
+      progress: The share of training that is done, which may be traced; None is at test.
+    """
+    method = inner_method(
+        settings,
+        function=problem.method,
+        num_steps=num_steps,
+        remat=remat,
+        progress=progress,
+        model=problem.model_on(data),
+        loss=problem.loss,
+        co_learner=problem.co_learner,
+        graph=getattr(data, "graph", None),
+        examples=problem.examples,
+    )
+    return problem.inputs(data)(method) if problem.inputs else method
+
+
+def train_method(
+    settings: Settings,
+    problem: Problem,
+    data: Any,
+    remat: bool = False,
+    progress: jax.typing.ArrayLike = 0.0,
+) -> Method:
+    """The method that is trained: the base, and around it CML where there is a co-learner."""
+    method = base_method(settings, problem, data, settings["num_steps"], remat, progress)
+    if not has_cml(settings, problem):
+        return method
+    return cml_jax.cml(
+        method,
+        problem.co_learner,
+        problem.loss,
+        scale=settings["co_learner_scale"],
+        frozen=settings["co_learner_frozen"],
+    )
+
+
+def has_cml(settings: Settings, problem: Problem) -> bool:
+    """Whether CML's co-learner is trained beside the method."""
+    return problem.co_learner is not None and not METHODS[settings["method"]].needs_co_learner
+
+
+def init(settings: Settings, problem: Problem, data: Any) -> MetaState:
+    """The state at step 0, a function of the seed."""
+    # Of a test task: without keys for noise.
+    example = jax.eval_shape(problem.draw_test, jax.random.key(0), data).support.inputs
+    key = jax.random.fold_in(jax.random.key(settings["seed"]), 0)
+    method = train_method(settings, problem, data)
+    inputs = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
+    return cml_jax.init(method, outer_optimizer(settings), key, inputs)
+
+
+def meta_step(
+    settings: Settings,
+    problem: Problem,
+    state: MetaState,
+    tasks: Task,
+    data: Any,
+    remat: bool = False,
+    chunk: int | None = None,
+) -> tuple[MetaState, Metrics]:
+    """One update of the meta-parameters, as the settings have it.
+
+    Args:
+      settings: By dotted names; what is swept is traced.
+      problem: What is learned.
+      state: Before the step.
+      tasks: Leaves `[T, n, ...]`.
+      data: Of the training split.
+      remat, chunk: As in `cml_jax.maml` and `cml_jax.meta_step`.
+    """
+    weighting = WEIGHTINGS[settings["weighting"]]
+    own = {name: settings[name] for name in weighting.keys}
+    more = {"weigh_on": own.pop("weigh_on")} if "weigh_on" in own else {}
+    if extra := METHODS[settings["method"]].meta_step:
+        more |= resolve(extra)(settings)
+    weigh = resolve(weighting.function)
+    return cml_jax.meta_step(
+        train_method(settings, problem, data, remat, state.step / settings["train_steps"]),
+        outer_optimizer(settings),
+        state,
+        tasks,
+        weigh=partial(weigh, **own) if own else weigh,
+        chunk=chunk,
+        metrics={"loss": problem.loss, problem.metric_name: problem.metric},
+        **more,
+    )
+
+
+def _validated(settings):
+    """CML-dagger as the released code has it stands for the co-learner in `eval.best_of=both`."""
+    steps = settings["num_steps"]
+    methods = {"validation": partial(base_method, num_steps=steps)}
+    if settings["eval.best_of"] == "both":
+        methods["validation/co_learner"] = partial(_released, num_steps=steps)
+    return methods
+
+
+def _tested(settings, problem, num_steps):
+    """The meta-learner always (under CML the co-learner is gone); with a co-learner also
+    CML-dagger, as the paper writes it (eq. 9) and as its code has it."""
+    methods = {"meta-learner": base_method}
+    if has_cml(settings, problem):
+        if METHODS[settings["method"]].dagger and not problem.method:
+            methods[PAPER] = _dagger
+        methods[RELEASED] = _released
+    return {who: partial(method, num_steps=num_steps) for who, method in methods.items()}
+
+
+def _dagger(settings, problem, data, num_steps):
+    method = cml_jax.cml_dagger(
+        problem.model_on(data),
+        problem.co_learner,
+        problem.loss,
+        learning_rate=settings["inner_learning_rate"],
+        num_steps=num_steps,
+    )
+    return problem.inputs(data)(method) if problem.inputs else method
+
+
+def _released(settings, problem, data, num_steps):
+    base = base_method(settings, problem, data, num_steps)
+    return cml_jax.cml_dagger_released(base, problem.co_learner)

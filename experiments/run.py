@@ -1,0 +1,175 @@
+"""One run, from a config to results: what `main` and notebooks call."""
+
+import contextlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ml_collections import ConfigDict
+
+from experiments.choices.key import ConfigError
+from experiments.machine import lock, processes
+from experiments.run_folder import folder
+from experiments.run_folder.results import Results, read_results
+from experiments.settings.checks import check
+from experiments.settings.config import flat
+from experiments.settings.record import changed, record, rewrite
+
+if TYPE_CHECKING:
+    from experiments.build.problem import Problem
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop. What it reached is saved: the same call resumes."""
+
+
+def run(
+    config: ConfigDict,
+    workdir: str | Path,
+    problem: "Problem | None" = None,
+    *,
+    evaluate_only: bool = False,
+    accept_changes: bool = False,
+    given: Collection[str] = (),
+) -> Results | None:
+    """Trains a meta-learner, then tests the checkpoint that was best in validation.
+
+    What is in `workdir` already is not done again: the run resumes from its last checkpoint, and a
+    finished run returns its results.
+
+    Args:
+      config: Settings, such as a config file's `get_config()` or `default_config()` with changes.
+      workdir: The run's folder, made when it is missing.
+      problem: Model, tasks, loss and metric of one's own, in the place of what `config.data` and
+        `config.model` name.
+      evaluate_only: Whether a run that is trained is tested, and nothing else.
+      accept_changes: Whether a run that was started with other settings resumes with these.
+      given: The settings that the user named: each must be read by what is chosen.
+
+    Returns:
+      The results, as they are in results.json; None but in process 0.
+
+    Raises:
+      ConfigError: A mistake in the settings, the folder or the data: one line.
+      LockError: Another program is at work in the folder.
+      CheckpointError: A checkpoint could not be written or read.
+      FloatingPointError: Training is not finite.
+      Stopped: A signal asked the run to stop.
+    """
+    check(config, given, own_problem=problem is not None)
+    workdir = _checked_folder(workdir)
+    with contextlib.ExitStack() as held:
+        # In process 0, and of all processes the same: what has changed is told once.
+        to_do = processes.on_process_zero(
+            lambda: _prepare(config, workdir, held, evaluate_only, accept_changes)
+        )
+        if not to_do:
+            return read_results(workdir) if processes.is_process_zero() else None
+        return _run(config, workdir, problem, evaluate_only)
+
+
+def _checked_folder(workdir: str | Path) -> Path:
+    try:
+        return folder.check_workdir(workdir)
+    except ValueError as error:
+        raise ConfigError(error) from None
+
+
+def _prepare(
+    config: ConfigDict,
+    workdir: Path,
+    held: contextlib.ExitStack,
+    evaluate_only: bool,
+    accept_changes: bool,
+) -> bool:
+    """Takes the folder and records the config; False where there is nothing left to do."""
+    try:
+        if not evaluate_only:
+            workdir.mkdir(parents=True, exist_ok=True)
+        if workdir.exists():
+            held.enter_context(lock.hold(workdir))
+            for left in workdir.glob(".*.json*.*"):  # by a process that was killed as it wrote
+                left.unlink()
+    except OSError as error:
+        raise ConfigError(f"cannot write {workdir} ({error.strerror}): choose --workdir") from None
+    accepted = record(config, workdir, evaluate_only, accept_changes and not evaluate_only)
+    if (workdir / folder.RESULTS).exists() and not evaluate_only and not accepted:
+        with _mistakes():
+            read_results(workdir)
+        print(f"finished: {workdir / folder.RESULTS} (--evaluate tests it again)")
+        return False
+    print(f"run: {workdir}", flush=True)
+    if accepted:
+        print(f"accepted: {', '.join(accepted)}", flush=True)
+    return True
+
+
+def _run(
+    config: ConfigDict, workdir: Path, problem: "Problem | None", evaluate_only: bool
+) -> Results | None:
+    # Imported only here: a mistake in the settings is told before jax is loaded.
+    from experiments import build
+    from experiments.evaluate import evaluate
+    from experiments.machine.devices import make_plan
+    from experiments.train import train
+
+    lock_file = workdir / folder.LOCK  # process 0 has just written it
+    if not processes.same(lock_file.read_bytes() if lock_file.exists() else b""):
+        raise ConfigError(f"{workdir} is not one folder on all machines: put it on a shared disk")
+    settings = flat(config)
+    own = problem is not None
+    with _mistakes():
+        problem = build.own(problem) if own else build.problem(settings)
+        plan = make_plan(
+            config.tasks_per_step,
+            devices=config.plan.devices,
+            chunk=config.plan.chunk,
+            steps_per_dispatch=config.plan.steps_per_dispatch,
+            remat=config.plan.remat == "on",
+            small=problem.small,
+        )
+    learner = build.learner(settings, problem)
+    schedule = build.schedule(settings)
+    if not evaluate_only:
+        accepted = processes.on_process_zero(lambda: bool(changed(config, workdir)))
+        accept = (lambda: rewrite(config, workdir)) if accepted else None
+        if not train(learner, problem, plan, schedule, workdir, accept):
+            raise Stopped("stopped before the end: the same command resumes from here")
+    with _mistakes():
+        return evaluate(
+            learner,
+            problem,
+            plan,
+            schedule,
+            workdir,
+            num_steps=[steps or config.num_steps for steps in config.eval.num_steps],
+            num_tasks=config.eval.num_tasks,
+            about=_about(settings, problem, own),
+        )
+
+
+def _about(settings: Mapping[str, Any], problem: "Problem", own: bool) -> dict[str, Any]:
+    """What results.json says of the settings."""
+    return {
+        "method": settings["method"],
+        "weighting": settings["weighting"],
+        "co_learner": settings["co_learner"],
+        "seed": settings["seed"],
+        "protocol": {
+            "ways": problem.ways or None,
+            "shots": None if own else settings["data.shots"],
+            "queries": None if own else settings["eval.queries"],
+            "num_steps_train": settings["num_steps"],
+            "tasks_per_step": settings["tasks_per_step"],
+            "train_steps": settings["train_steps"],
+        },
+    }
+
+
+@contextlib.contextmanager
+def _mistakes():
+    """A ValueError of data, folders and plans is a mistake in what the user asked for."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(error) from error
