@@ -12,6 +12,8 @@ import jax
 import optax
 import pytest
 
+pytest.register_assert_rewrite("support")
+
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -40,6 +42,16 @@ def forget_programs():
     """Compiled programs are kept for ever: a worker that runs many files would take gigabytes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run with checkpoints of the steps 1, 2 and 3 in last/, and 2 in best/."""
+    from support.checkpoint_files import save_three_steps
+
+    workdir = tmp_path_factory.mktemp("saved")
+    save_three_steps(workdir)
+    return workdir
 
 
 @pytest.fixture

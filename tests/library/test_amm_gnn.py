@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.battery import after, assert_close, assert_same, double, finite_difference
-from test_subgraphs import random_graph
+from support.graphs import random_graph
 
 from cml_jax import Batch, Task, cml, cross_entropy, maml
 from cml_jax.methods.amm_gnn import Matched, amm_gnn, attribute_sets

@@ -1,6 +1,5 @@
 """Graphs from files: the real ones, Planetoid's layout, and hostile files."""
 
-import collections
 import logging
 import os
 import pickle
@@ -9,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 from support.battery import assert_same
+from support.graph_files import ARRAYS, GRAPH, PLANETOID, Csr, bomb, pickled, write, write_planetoid
 
 from cml_jax.data import DataError, load_graph, read_class_split, read_graph, split_classes
 from cml_jax.data.graphs import CLASS_COUNTS
@@ -26,26 +26,8 @@ def dense(matrix: Sparse):
     return full
 
 
-# Four nodes: 0 -> 1 twice, 1 - 2 both ways, 2 -> 2, 1 -> 3 with weight 0.
-ARRAYS = {
-    "adj_data": np.array([1, 1, 1, 0, 1, 1], np.float32),
-    "adj_indices": np.array([1, 1, 2, 3, 1, 2], np.int32),
-    "adj_indptr": np.array([0, 2, 4, 6, 6], np.int32),
-    "adj_shape": np.array([4, 4]),
-    "attr_data": np.array([2, 1, 3], np.uint8),
-    "attr_indices": np.array([0, 2, 1], np.int32),
-    "attr_indptr": np.array([0, 2, 2, 3, 3], np.int32),
-    "attr_shape": np.array([4, 3]),
-    "labels": np.array([0, 1, 1, 0]),
-}
 X = np.array([[2, 0, 1], [0, 0, 0], [0, 3, 0], [0, 0, 0]])
 MEANS = np.array([[3, 3, 0, 0], [2, 2, 2, 0], [0, 3, 3, 0], [0, 0, 0, 6]]) / 6
-
-
-def write(path, **changes):
-    arrays = {name: a for name, a in (ARRAYS | changes).items() if a is not None}
-    np.savez_compressed(path, **arrays)
-    return str(path)
 
 
 def test_small_npz(tmp_path, caplog):
@@ -168,45 +150,6 @@ def test_a_graph_too_large_for_memory(tmp_path):
         read_graph(write(tmp_path / "own.npz", **changes))
 
 
-# Planetoid: training nodes 0 - 2 (x = allx), test nodes 5 and 3; 4 has no features and no label.
-class Csr:
-    """As SciPy pickles a matrix, whose name `pickled` puts in."""
-
-    def __init__(self, matrix):
-        matrix = np.array(matrix, np.float32)
-        rows, columns = np.nonzero(matrix)
-        self._shape, self.data = matrix.shape, matrix[rows, columns]
-        self.indices = columns.astype(np.int32)
-        self.indptr = np.searchsorted(rows, np.arange(len(matrix) + 1)).astype(np.int32)
-
-
-def pickled(value, protocol=2, module=b"scipy.sparse.csr"):
-    content = pickle.dumps(value, protocol)
-    if protocol > 3:
-        return content
-    return content.replace(b"test_data_graphs\nCsr", module + b"\ncsr_matrix")
-
-
-GRAPH = {0: [1, 1, 2], 1: [0], 2: [0], 3: [5, 3], 4: [], 5: [3]}
-PLANETOID = {
-    "x": Csr([[1, 0]]),
-    "y": np.array([[1, 0]], np.int32),
-    "allx": Csr([[1, 0], [0, 2], [1, 1]]),
-    "ally": np.array([[1, 0], [0, 1], [1, 0]], np.int32),
-    "tx": Csr([[5, 0], [0, 3]]),
-    "ty": np.array([[0, 1], [1, 0]], np.int32),
-    "graph": collections.defaultdict(list, GRAPH),
-}
-
-
-def write_planetoid(folder, protocol=2, index="5\n3\n", **changes):
-    for part, value in (PLANETOID | changes).items():
-        raw = isinstance(value, bytes)
-        content = value if raw else pickled(value, protocol)
-        (folder / f"ind.cora.{part}").write_bytes(content)
-    (folder / "ind.cora.test.index").write_text(index)
-
-
 @pytest.fixture
 def tiny_cora(monkeypatch):
     """Cora is whatever is written here: six nodes with two features."""
@@ -232,17 +175,6 @@ def test_planetoid(tiny_cora, tmp_path, protocol):
 class Runs:
     def __reduce__(self):
         return os.system, ("touch ran",)
-
-
-def bomb(protocol=2):
-    """An array of a tebibyte, as NumPy's own reconstruction would make it."""
-    function, (kind, _, code), _ = np.zeros(0, np.uint8).__reduce__()
-
-    class Huge:
-        def __reduce__(self):
-            return function, (kind, (1 << 60,), code)
-
-    return pickle.dumps(Huge(), protocol)
 
 
 PICKLES = {

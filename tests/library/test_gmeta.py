@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.battery import assert_close
-from test_subgraphs import by_hand, random_graph
+from support.graphs import by_hand, random_graph
 
 from cml_jax import Batch, Task, cross_entropy, fomaml, maml
 from cml_jax.graphs.graph import graph

@@ -8,36 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.runs import SETTINGS, sinusoids
 
 from experiments.build import problem as build
 from experiments.evaluate import evaluate
 from experiments.machine.devices import make_plan
 from experiments.settings.checks import check
-from experiments.settings.config import KEYS, ConfigError, default_config
+from experiments.settings.config import KEYS, ConfigError
 from experiments.train import compile_steps, train
-
-# What each needs beside its name.
-SETTINGS = {name: {} for name in KEYS["method"].allowed}
-SETTINGS["maml_plus_plus"] = {"second_order_after": 0.5}
-SETTINGS["sharp_maml"] = {"radius": 0.05}
-SETTINGS["reptile"] = {"inner_optimizer": "adam", "minibatch": 3, "outer_optimizer": "sgd"}
-SETTINGS["collaborative"] = {"co_learner": "linear"}
-
-
-def sinusoids(method="maml", **changes):
-    """A small config on sinusoids, with `changes` that may be "section.key"."""
-    config = default_config()
-    config.data.name, config.model.name, config.model.hidden = "sinusoid", "mlp", (8, 8)
-    config.data.shots = config.data.queries = 5
-    config.inner_learning_rate, config.num_steps, config.tasks_per_step = 0.02, 2, 4
-    config.train_steps = config.eval.every = 3
-    config.eval.validation_tasks = config.eval.num_tasks = 4
-    config.eval.num_steps, config.eval.queries = (0, 3), 5
-    for name, value in (SETTINGS[method] | {"method": method} | changes).items():
-        section, _, key = name.rpartition(".")
-        (config[section] if section else config)[key] = value
-    check(config)
-    return config
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["plain", "cml and agreement"])

@@ -3,13 +3,10 @@
 import os
 import shutil
 
-import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 import pytest
+from support.checkpoint_files import assert_is, extra, files, restore, state
 
-from cml_jax.types import MetaState
 from experiments.run_folder import checkpoints as checkpoints_module
 from experiments.run_folder.checkpoints import CheckpointError, Checkpoints
 
@@ -17,54 +14,9 @@ from experiments.run_folder.checkpoints import CheckpointError, Checkpoints
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-def state(step):
-    params = {
-        "base": {
-            "body": {"kernel": jnp.arange(600.0).reshape(20, 30) * step, "bias": jnp.ones(30)},
-            "head": {"kernel": jnp.full((4,), step, jnp.bfloat16)},
-        }
-    }
-    schedule = optax.cosine_decay_schedule(1e-3, 10)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-    return MetaState(params, optimizer.init(params), jnp.int32(step))
-
-
-def extra(step):
-    return {"best": {"value": step / 7, "step": step}}
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """A run with checkpoints of the steps 2 and 3 in last/, and 2 in best/."""
-    workdir = tmp_path_factory.mktemp("saved")
-    checkpoints = Checkpoints(workdir)
-    for step in (1, 2, 3):
-        checkpoints.save_last(step, state(step), extra(step))
-    checkpoints.save_best(2, state(2), extra(2))
-    checkpoints.close()
-    return workdir
-
-
 @pytest.fixture
 def workdir(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "run")
-
-
-def restore(workdir):
-    checkpoints = Checkpoints(workdir)
-    try:
-        return checkpoints.restore_last(state(0))
-    finally:
-        checkpoints.close()
-
-
-def assert_is(restored, step):
-    assert restored[0] == step and restored[2] == extra(step)
-    expected = state(step)
-    assert jax.tree.structure(restored[1]) == jax.tree.structure(expected)
-    for got, want in zip(jax.tree.leaves(restored[1]), jax.tree.leaves(expected), strict=True):
-        assert isinstance(got, jax.Array) and got.dtype == want.dtype
-        assert np.array_equal(got, want)
 
 
 def flip(path):
@@ -75,10 +27,6 @@ def flip(path):
 
 def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def files(folder):
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
 
 
 def test_the_newest_comes_back(workdir):

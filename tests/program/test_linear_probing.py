@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_subgraphs import random_graph
+from support.graphs import random_graph
 
 from cml_jax.graphs.block_graph import block_graph
 from cml_jax.models import gcn

@@ -5,51 +5,10 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-SINUSOID = (
-    "--config=configs/sinusoid.py",
-    "--config.train_steps=400",
-    "--config.eval.every=100",
-    "--config.eval.num_tasks=600",
-    "--config.plan.steps_per_dispatch=20",
-    "--config.outer_schedule=cosine",
-    "--config.plan.compilation_cache=False",
-    "--config.log_every_seconds=0",
-)
-GLYPHS = (
-    "--config=configs/glyphs.py:3way-2shot",
-    "--config.train_steps=4",
-    "--config.eval.every=2",
-    "--config.eval.num_tasks=10",
-    "--config.eval.validation_tasks=4",
-    "--config.eval.num_steps=2,",
-    "--config.tasks_per_step=4",
-    "--config.model.filters=16",
-    "--config.plan.compilation_cache=False",
-)
-
-
-def command(workdir, *arguments):
-    return [sys.executable, "-m", "experiments.main", f"--workdir={workdir}", *arguments]
-
-
-def run(workdir, *arguments):
-    return subprocess.run(
-        command(workdir, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-
-
-def rows(workdir):
-    """The reports without what a clock has measured."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    clocks = ("seconds", "tasks_per_second")
-    return [{k: v for k, v in json.loads(line).items() if k not in clocks} for line in lines]
+from support.runs import GLYPHS, ROOT, SINUSOID, command, rows, run
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from test_build import sinusoids
+from support.runs import sinusoids
 
 from experiments.build import problem as build
 from experiments.build.replicas import groups, interval, runs, side_by_side

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.battery import assert_same
-from test_build import SETTINGS, sinusoids
+from support.faults import poisoned
+from support.runs import SETTINGS, sinusoids
 
-from cml_jax.tasks import task_keys
 from experiments.build import problem as build
 from experiments.evaluate import evaluate
 from experiments.machine.devices import make_plan
@@ -22,37 +22,6 @@ from experiments.train import compile_steps, train
 # A run that ends with an error leaves its files to the end of the program.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 BOTH = {"co_learner": "mlp", "weighting": "gradient_agreement"}
-
-
-def poisoned(problem, split, *indices, seed=0):
-    """The problem with inputs and targets that are NaN in some tasks of a split."""
-    keys = [task_keys(jax.random.key(seed), split, i, 1)[0] for i in indices]
-    bad = jax.random.key_data(jnp.stack(keys))
-
-    def wrap(sample):
-        def poisoned_sample(key, data):
-            is_bad = (jax.random.key_data(key)[None] == bad).all(-1).any()
-            factor = jnp.where(is_bad, jnp.nan, 1.0)
-            return jax.tree.map(lambda leaf: leaf * factor, sample(key, data))
-
-        return poisoned_sample
-
-    return problem._replace(
-        train_sample=wrap(problem.train_sample), test_sample=wrap(problem.test_sample)
-    )
-
-
-@pytest.fixture
-def poison(monkeypatch):
-    """`poison(split, *indices, seed=0)`: runs that start afterwards meet these tasks."""
-    problem = build.problem
-
-    def install(split, *indices, seed=0):
-        monkeypatch.setattr(
-            build, "problem", lambda config: poisoned(problem(config), split, *indices, seed=seed)
-        )
-
-    return install
 
 
 @pytest.mark.parametrize("method", SETTINGS)

@@ -5,12 +5,7 @@ import shutil
 
 import pytest
 from support import fuzz
-from test_checkpoints import (  # noqa: F401  `saved` is a fixture
-    assert_is,
-    files,
-    restore,
-    saved,
-)
+from support.checkpoint_files import assert_is, files, restore
 
 from experiments.run_folder.checkpoints import CheckpointError
 
@@ -37,7 +32,7 @@ DAMAGES += (swap, folder_instead)
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_damaged(saved, tmp_path, part):  # noqa: F811
+def test_damaged(saved, tmp_path, part):
     newest = older = refused = 0
     for seed in range(part, CASES, 4):
         rng = random.Random(seed)

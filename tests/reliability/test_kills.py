@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from test_run import GLYPHS, ROOT, SINUSOID, command, rows
+from support.runs import GLYPHS, ROOT, SINUSOID, command, rows
 
 BOTH = ("--config.weighting=gradient_agreement", "--config.plan.compilation_cache=True")
 CONFIGS = {

@@ -6,8 +6,7 @@ import re
 import shutil
 
 import pytest
-from test_build import sinusoids
-from test_faults import poison  # noqa: F401
+from support.runs import sinusoids
 
 from experiments.evaluate import evaluate
 from experiments.run_folder import folder, health

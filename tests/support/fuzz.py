@@ -327,9 +327,8 @@ def bad_json(folder: Path, rng: random.Random) -> None:
 
 
 def _small_omniglot() -> Any:
-    from test_data_omniglot import SMALL
-
     from cml_jax.data import omniglot, omniglot_sources
+    from support.omniglot_files import SMALL
 
     omniglot._split = lambda: SMALL
     omniglot_sources._MAX_ZIP_MEMBERS = 1000  # 50,000 take seconds to write
@@ -337,13 +336,13 @@ def _small_omniglot() -> Any:
 
 
 def _make_zips(folder: Path) -> None:
-    from test_data_omniglot import write_zips
+    from support.omniglot_files import write_zips
 
     write_zips(folder)
 
 
 def _make_folders(folder: Path) -> None:
-    from test_data_omniglot import small_files
+    from support.omniglot_files import small_files
 
     for members in small_files().values():
         for name, content in members.items():
@@ -366,7 +365,7 @@ def _read_omniglot(folder: Path) -> str:
 
 
 def _make_png(folder: Path) -> None:
-    from test_data_omniglot import png
+    from support.omniglot_files import png
 
     (folder / "a.png").write_bytes(png(3))
 
@@ -398,7 +397,7 @@ def _read_cache(folder: Path) -> str:
 
 
 def _make_graph(folder: Path) -> None:
-    from test_data_graphs import write
+    from support.graph_files import write
 
     write(folder / "own.npz")
 
@@ -410,7 +409,7 @@ def _read_graph(folder: Path) -> str:
 
 
 def _make_planetoid(folder: Path) -> None:
-    from test_data_graphs import write_planetoid
+    from support.graph_files import write_planetoid
 
     write_planetoid(folder)
 
@@ -437,7 +436,7 @@ def bad_pickle(folder: Path, rng: random.Random) -> None:
     """A pickle that runs code, takes memory, nests, or is of something else."""
     import pickle
 
-    from test_data_graphs import bomb
+    from support.graph_files import bomb
 
     path = rng.choice([p for p in _files(folder) if p.suffix != ".index"])
     choices = (b"cos\nsystem\n(S'touch escaped'\ntR.", b"cbuiltins\neval\n(S'1'\ntR.", bomb())
@@ -694,7 +693,6 @@ def _case(target: Target, good: Any, template: Path, seed: int, folder: Path) ->
 
 def _serve(names: list[str]) -> None:
     """Prints one JSON list a target: `[seed, outcome, seconds]` of each case."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     home = Path(tempfile.mkdtemp(prefix="fuzz-"))
     try:
@@ -755,4 +753,5 @@ def run(*names: str) -> dict[str, list]:
 
 
 if __name__ == "__main__":
+    sys.path[:1] = [str(ROOT), str(ROOT / "tests")]  # in the place of this folder
     _serve(sys.argv[1:])
