@@ -88,8 +88,7 @@ def _prepare(
             workdir.mkdir(parents=True, exist_ok=True)
         if workdir.exists():
             held.enter_context(lock.hold(workdir))
-            for left in workdir.glob(".*.json*.*"):  # by a process that was killed as it wrote
-                left.unlink()
+            folder.remove_temporary_files(workdir)
     except OSError as error:
         raise ConfigError(f"cannot write {workdir} ({error.strerror}): choose --workdir") from None
     accepted = record(config, workdir, evaluate_only, accept_changes and not evaluate_only)

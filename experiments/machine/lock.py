@@ -9,6 +9,8 @@ from typing import IO
 
 from absl import logging
 
+from experiments.run_folder.folder import LOCK
+
 _HELD = (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN)
 
 
@@ -19,21 +21,21 @@ class LockError(Exception):
 def hold(workdir: Path) -> IO:
     """Locks a run's folder for as long as the returned file is open.
 
-    The operating system holds the lock (`flock` on the file `lock`) and lets it go when the process
-    ends, however it ends. Where the file system has no locks (some network disks, gcsfuse), that is
-    logged and the program goes on: then nothing keeps a second one out.
+    The operating system holds the lock (`flock` on the file `lock`) and releases it when the
+    process ends, however it ends. Where the file system has no locks (some network disks,
+    gcsfuse), that is logged and the program continues: then nothing keeps a second one out.
 
     Args:
-      workdir: the run's folder, which must exist.
+      workdir: The run's folder, which must exist.
 
     Returns:
-      The open file; keep it. It tells the process: `PID on HOST`.
+      The open file, to be kept open; its text tells the process: `PID on HOST`.
 
     Raises:
-      LockError: another program has it.
-      OSError: the file cannot be written.
+      LockError: Another program holds the lock.
+      OSError: The file cannot be written.
     """
-    path = workdir / "lock"
+    path = workdir / LOCK
     file = open(path, "a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,7 +48,7 @@ def hold(workdir: Path) -> IO:
                 f"{workdir} is in use by process {holder}: wait for it, stop it, or choose "
                 "another --workdir"
             ) from None
-        logging.warning("%s cannot be locked (%s): start no second program", path, error.strerror)
+        logging.warning("%s cannot be locked (%s): do not start a second program", path, error.strerror)
     file.truncate(0)
     file.write(f"{os.getpid()} on {socket.gethostname()}\n")
     file.flush()
