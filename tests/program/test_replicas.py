@@ -138,11 +138,11 @@ def test_a_run_that_diverges_does_not_end_the_others(tmp_path):
         ({"sweep_values": (0.1, 0.2)}, "name it: --config.sweep=SETTING"),
         (
             {"sweep": "co_learner_scale", "sweep_values": (1.0, 2.0)},
-            "co_learner_scale is a setting of co_learner=",
+            "is a setting of co_learner=",
         ),
         (
             {"sweep": "radius", "sweep_values": (0.1, 0.2)},
-            "radius is a setting of method=sharp_maml",
+            "is a setting of method=sharp_maml",
         ),
         (
             {"sweep": "outer_learning_rate", "sweep_values": (0.0, 1.0)},
