@@ -151,8 +151,9 @@ def assemble(config: ConfigDict, problem: "Problem | None" = None) -> "Parts":
             remat=config.plan.remat == "on",
             small=made.small,
         )
+        learner = build.learner(settings, made)
     about = _about(settings, made, own=problem is not None)
-    return Parts(build.learner(settings, made), made, plan, build.schedule(settings), about)
+    return Parts(learner, made, plan, build.schedule(settings), about)
 
 
 def train(config: ConfigDict, parts: "Parts", workdir: Path) -> bool:
@@ -181,7 +182,11 @@ def _about(settings: Mapping[str, Any], problem: "Problem", own: bool) -> dict[s
     return {
         "method": settings["method"],
         "weighting": settings["weighting"],
-        "co_learner": settings["co_learner"],
+        "co_learner": settings["co_learner"]
+        if not own
+        else "own"
+        if problem.co_learner
+        else "none",
         "seed": settings["seed"],
         "protocol": {
             "ways": problem.ways or None,

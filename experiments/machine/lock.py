@@ -48,7 +48,9 @@ def hold(workdir: Path) -> IO:
                 f"{workdir} is in use by process {holder}: wait for it, stop it, or choose "
                 "another --workdir"
             ) from None
-        logging.warning("%s cannot be locked (%s): do not start a second program", path, error.strerror)
+        logging.warning(
+            "%s cannot be locked (%s): do not start a second program", path, error.strerror
+        )
     file.truncate(0)
     file.write(f"{os.getpid()} on {socket.gethostname()}\n")
     file.flush()

@@ -94,9 +94,7 @@ class Results:
 
 
 _OPTIONAL = {
-    each.name
-    for each in dataclasses.fields(Results)
-    if each.default is not dataclasses.MISSING
+    each.name for each in dataclasses.fields(Results) if each.default is not dataclasses.MISSING
 }
 
 
