@@ -23,7 +23,7 @@ from cml_jax.data import DataError, load_graph
 from cml_jax.graphs.block_graph import block_graph
 from cml_jax.graphs.sparse import matmul
 from cml_jax.models.layers import uniform_fan_in
-from cml_jax.tasks.nodes import members
+from cml_jax.tasks.members import members
 from cml_jax.types import Model, Noisy
 
 _WIDTH = 16

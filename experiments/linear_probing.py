@@ -132,8 +132,8 @@ def linear_probing(config, epochs: int = EPOCHS) -> dict:
     problem = build.problem(config)
     print(graphs.in_words(problem.graph), file=sys.stderr)
     graph, members = problem.data["train"].graph, problem.data["train"].members
-    filled = np.arange(members.nodes.shape[1]) < members.counts[:, None]
-    own, targets = members.nodes[filled], np.nonzero(filled)[0]
+    filled = np.arange(members.ids.shape[1]) < members.counts[:, None]
+    own, targets = members.ids[filled], np.nonzero(filled)[0]
     key, [hidden] = jax.random.key(config.seed), config.model.hidden
     optimizer = optax.chain(optax.add_decayed_weights(5e-4), optax.adam(5e-3))
 

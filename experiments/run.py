@@ -182,11 +182,7 @@ def _about(settings: Mapping[str, Any], problem: "Problem", own: bool) -> dict[s
     return {
         "method": settings["method"],
         "weighting": settings["weighting"],
-        "co_learner": settings["co_learner"]
-        if not own
-        else "own"
-        if problem.co_learner
-        else "none",
+        "co_learner": ("own" if problem.co_learner else "none") if own else settings["co_learner"],
         "seed": settings["seed"],
         "protocol": {
             "ways": problem.ways or None,

@@ -2,11 +2,12 @@
 
 from cml_jax.data.graphs import load_graph, read_class_split, read_graph, split_classes
 from cml_jax.data.omniglot import load_omniglot
-from cml_jax.data.types import DataError, ImageSplits
+from cml_jax.data.types import DataError, Images, Split
 
 __all__ = [
     "DataError",
-    "ImageSplits",
+    "Images",
+    "Split",
     "load_graph",
     "load_omniglot",
     "read_class_split",

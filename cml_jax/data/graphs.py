@@ -14,7 +14,7 @@ from cml_jax.data.files import one_line
 from cml_jax.data.matrices import Entries, check_labels, csr, dense, summed
 from cml_jax.data.places import search_folders
 from cml_jax.data.planetoid import planetoid_files, read_planetoid
-from cml_jax.data.types import DataError
+from cml_jax.data.types import DataError, Split
 from cml_jax.graphs.graph import Graph, graph
 from cml_jax.graphs.sparse import sparse
 
@@ -61,14 +61,6 @@ _KNOWN = {
 }
 CLASS_COUNTS = {name: known.classes for name, known in _KNOWN.items()}
 CLASS_COUNTS["block_graph"] = (16, 7, 7)  # `cml_jax.graphs.block_graph`, which no file holds
-
-
-class ClassSplit(NamedTuple):
-    """The classes of each split: sorted integers."""
-
-    train: tuple[int, ...]
-    validation: tuple[int, ...]
-    test: tuple[int, ...]
 
 
 def load_graph(name: str, data_dir: str | os.PathLike[str] | None = None) -> Graph:
@@ -126,7 +118,7 @@ def read_graph(path: str | os.PathLike[str]) -> Graph:
 
 def split_classes(
     labels: np.ndarray, counts: Sequence[int], seed: int, *, at_least: int = 1
-) -> ClassSplit:
+) -> Split:
     """Draws which classes are for training, validation and test.
 
     Args:
@@ -151,10 +143,10 @@ def split_classes(
     drawn = np.random.default_rng(seed).permutation(classes)
     ends = np.cumsum(counts)
     parts = np.split(drawn[: ends[-1]], ends[:-1])
-    return ClassSplit(*(tuple(sorted(part.tolist())) for part in parts))
+    return Split(*(tuple(sorted(part.tolist())) for part in parts))
 
 
-def read_class_split(path: str | os.PathLike[str]) -> ClassSplit:
+def read_class_split(path: str | os.PathLike[str]) -> Split:
     """Reads {"train": [class, ...], "validation": [...], "test": [...]}, a JSON file.
 
     Raises:
@@ -165,7 +157,7 @@ def read_class_split(path: str | os.PathLike[str]) -> ClassSplit:
         if path.stat().st_size > 1 << 20:
             raise ValueError("over 1 MB")
         content = json.loads(path.read_text(encoding="utf-8"))
-        split = ClassSplit(*(tuple(sorted(content[part])) for part in ClassSplit._fields))
+        split = Split(*(tuple(sorted(content[part])) for part in Split._fields))
         classes = [c for part in split for c in part]
         if not all(split) or not all(type(c) is int and c >= 0 for c in classes):
             raise ValueError("classes are integers from 0, at least one a split")

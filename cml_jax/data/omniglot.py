@@ -1,8 +1,10 @@
 """Omniglot: 1,623 handwritten characters of 50 alphabets, 20 drawings each."""
 
+import json
 import logging
 import os
 import tempfile
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,8 @@ from cml_jax.data.fetch import fetch
 from cml_jax.data.formats import decode_png
 from cml_jax.data.omniglot_sources import PARTS, Source, find_source, fingerprint, parts_source
 from cml_jax.data.places import cache_dir, search_folders
-from cml_jax.data.split_lists import SplitList, read_split_file, split_hash
-from cml_jax.data.types import DataError, ImageSplits
+from cml_jax.data.types import DataError, Images, Split, split_hash
+from cml_jax.tasks.members import consecutive_members
 
 _PREPARED = "omniglot-v1.npz"  # a change of what is stored is a new version
 _MAX_PREPARED_BYTES = 1 << 26
@@ -24,7 +26,7 @@ _SIZE = (28, 28)
 _log = logging.getLogger(__name__)
 
 
-def load_omniglot(data_dir: str | os.PathLike[str] | None = None) -> ImageSplits:
+def load_omniglot(data_dir: str | os.PathLike[str] | None = None) -> Images:
     """Loads Omniglot at 28 x 28 pixels, 1,100 / 100 / 423 characters.
 
     Looks in `data_dir`, in `$CML_JAX_DATA` and in the user's cache (`$CML_JAX_CACHE`,
@@ -54,20 +56,23 @@ def load_omniglot(data_dir: str | os.PathLike[str] | None = None) -> ImageSplits
     characters = sorted([*split.train, *split.validation, *split.test])
     images = _images(data_dir, characters)
     row = {character: i for i, character in enumerate(characters)}
-    arrays = [images[[row[character] for character in part]] for part in split]
-    return ImageSplits(*arrays, name="omniglot", split_hash=split_hash(split))
+    ordered = images[[row[character] for part in split for character in part]]
+    members = consecutive_members([_DRAWINGS] * len(ordered))
+    pixels = ordered.reshape(-1, *_SIZE, 1)
+    return Images(pixels, members, split, name="omniglot", split_hash=split_hash(split))
 
 
-def _split() -> SplitList:
-    stored = read_split_file("omniglot")
-    return SplitList(
+def _split() -> Split:
+    path = resources.files("cml_jax.data") / "splits" / "omniglot.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return Split(
         *(
             tuple(
                 f"{alphabet}/character{number:02d}"
                 for alphabet, numbers in stored[part].items()
                 for number in numbers
             )
-            for part in SplitList._fields
+            for part in Split._fields
         )
     )
 

@@ -24,26 +24,30 @@ _PATH_POINTS = 32  # a stroke; above, XLA on CPU stops fusing _ink: 5 ms become 
 
 
 def glyphs(key: jax.Array, *, ways: int, shots: int, queries: int, size: int = 28) -> Task:
-    """Draws one N-way K-shot task of characters made up on the spot.
+    """Draws one N-way K-shot task of characters that are made up from the key.
 
-    A class is 2 to 4 pen strokes, cubic Bezier curves. A drawing of it shakes the strokes and has
-    its own slant, size, place and pen. Classes come from the key and never end, so there is no
-    split to keep: other keys (`task_keys` of another split) are other classes. Examples come class
-    by class.
+    A class is 2 to 4 pen strokes, which are cubic Bezier curves. Each drawing of it shakes the
+    strokes and has its own slant, size, place and pen. There are endlessly many classes, so there
+    is no split to keep: other keys (`task_keys` of another split) give other classes. Examples come
+    class by class.
+
+    >>> task = glyphs(jax.random.key(0), ways=5, shots=1, queries=3)
+    >>> task.support.inputs.shape, task.query.inputs.shape
+    ((5, 28, 28, 1), (15, 28, 28, 1))
 
     Args:
-      key: a typed key; the whole task is a function of it.
-      ways: classes in the task, at least 1.
-      shots: support drawings of a class, at least 1.
-      queries: query drawings of a class, at least 1.
-      size: side of a drawing in pixels.
+      key: A typed key; the whole task is a function of it.
+      ways: Classes in the task, at least 1.
+      shots: Support drawings of a class, at least 1.
+      queries: Query drawings of a class, at least 1.
+      size: The side of a drawing in pixels.
 
     Returns:
       A task: inputs float32 `[ways * shots, size, size, 1]`, ink 1 and paper 0, targets int32
       `[ways * shots]` in 0, ..., ways - 1; likewise `[ways * queries, ...]`.
 
     Raises:
-      ValueError: a count or the size is below 1.
+      ValueError: A count or the size is below 1.
 
     Reference: characters as pen strokes, after Lake et al., 2015, doi 10.1126/science.aab3050.
     """
@@ -69,11 +73,11 @@ def glyphs(key: jax.Array, *, ways: int, shots: int, queries: int, size: int = 2
 
 
 def _character(u: jax.Array, lift: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A class: control points `[strokes, 4, 2]` as (x, y), and which strokes it has, bool.
+    """Makes up a class: control points `[strokes, 4, 2]` as (x, y), and which strokes it has, bool.
 
     Args:
-      u: uniform noise `[8, strokes]`.
-      lift: normal noise `[strokes, 2]`.
+      u: Uniform noise `[8, strokes]`.
+      lift: Normal noise `[strokes, 2]`.
     """
     length = _between(_STROKE_LENGTH, u[0])
     # A hand prefers the level, the upright and the diagonal, and no stroke retraces the last.
@@ -94,12 +98,12 @@ def _character(u: jax.Array, lift: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _drawing(
     strokes: jax.Array, drawn: jax.Array, u: jax.Array, noise: jax.Array, *, size: int
 ) -> jax.Array:
-    """One drawing `[size, size]` of a class.
+    """Makes one drawing `[size, size]` of a class.
 
     Args:
-      strokes, drawn: the class.
-      u: uniform noise `[4]`.
-      noise: normal noise `[_DRAWING_NOISE, 2]`.
+      strokes, drawn: The class, as `_character` returns it.
+      u: Uniform noise `[4]`.
+      noise: Normal noise `[_DRAWING_NOISE, 2]`.
     """
     shake, slip, hand = jnp.split(noise, (4 * _MAX_STROKES, 5 * _MAX_STROKES))
     strokes = strokes + _SHAKE * shake.reshape(strokes.shape) + _SLIP * slip[:, None]

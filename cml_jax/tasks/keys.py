@@ -1,4 +1,4 @@
-"""Task i of a split is a pure function of (seed, split, i)."""
+"""Keys of tasks: task i of a split is a pure function of (seed, split, i)."""
 
 import zlib
 
@@ -7,20 +7,27 @@ import jax.numpy as jnp
 
 
 def task_keys(key: jax.Array, split: str, start: int | jax.Array, count: int) -> jax.Array:
-    """Keys of the tasks `start, ..., start + count - 1` of a split.
+    """Makes the keys of the tasks `start, ..., start + count - 1` of a split.
 
         key_i = fold_in(fold_in(key, crc32(split)), i)
 
-    A key depends on nothing but the run's key, the split's name and i, so a run resumes without
-    iterator state and splits can be read in any order. Folding is a bijection of i: within a split
-    no key comes twice. Two splits hash apart; that they share a key has odds of about
-    n_1 * n_2 / 2^64.
+    A key depends on nothing but the run's key, the split's name and i. So a run resumes without
+    saving the state of an iterator, and splits can be read in any order. Folding is a bijection of
+    i: within a split no key comes twice. Two splits of n_1 and n_2 tasks share a key with a
+    probability of about n_1 * n_2 / 2^64.
+
+    >>> key = jax.random.key(0)
+    >>> keys = task_keys(key, "train", 0, 8)
+    >>> bool((task_keys(key, "train", 4, 4) == keys[4:]).all())
+    True
+    >>> bool((task_keys(key, "test", 0, 8) == keys).any())
+    False
 
     Args:
-      key: the run's typed key, `jax.random.key(seed)`.
-      split: any name, usually "train", "validation" or "test".
-      start: index of the first task, int32, may be traced (`step * count`).
-      count: how many, static.
+      key: The run's typed key, `jax.random.key(seed)`.
+      split: Any name, usually "train", "validation" or "test".
+      start: The index of the first task, int32; may be traced, as in `step * count`.
+      count: The number of keys, static.
 
     Returns:
       Typed keys `[count]`.

@@ -1,4 +1,4 @@
-"""Sinusoid regression: each task is one sine wave."""
+"""Sinusoid regression: each task is a sine wave."""
 
 import math
 
@@ -19,7 +19,7 @@ def sinusoid(
     phase: Range = (0.0, math.pi),
     inputs: Range = (-5.0, 5.0),
 ) -> Task:
-    """Draws a sine wave and points on it.
+    """Draws a sine wave and points on it, as one regression task.
 
         y = A sin(x - phase),    A ~ U[amplitude], phase ~ U[phase], x ~ U[inputs]
 
@@ -27,17 +27,22 @@ def sinusoid(
     b ~ U[0, 2 pi]: over a whole period the sign of a phase does not matter, so theirs is
     `phase=(0.0, 2 * math.pi)`.
 
+    >>> task = sinusoid(jax.random.key(0), shots=5, queries=10)
+    >>> task.support.inputs.shape, task.query.targets.shape
+    ((5, 1), (10, 1))
+
     Args:
-      key: a typed key; the whole task is a function of it, the support not of `queries`.
-      shots: points in the support, at least 1.
-      queries: points in the query, at least 1.
-      amplitude, phase, inputs: the bounds (low, high).
+      key: A typed key; the whole task is a function of it. The support is the same for any number
+        of queries.
+      shots: Points in the support, at least 1.
+      queries: Points in the query, at least 1.
+      amplitude, phase, inputs: The bounds (low, high) of A, of the phase and of x.
 
     Returns:
       A task whose inputs and targets are float32 `[shots, 1]` and `[queries, 1]`.
 
     Raises:
-      ValueError: a count is below 1.
+      ValueError: A count is below 1.
 
     Reference: Finn et al., 2017, section 5.1, https://arxiv.org/abs/1703.03400.
     """
@@ -59,12 +64,17 @@ def sinusoid_curve(
     amplitude: Range = (0.1, 5.0),
     phase: Range = (0.0, math.pi),
 ) -> jax.Array:
-    """The true curve of `sinusoid(key, ...)` at `x`, for figures.
+    """Evaluates the true curve of the task `sinusoid(key, ...)`, for figures.
+
+    >>> key = jax.random.key(0)
+    >>> support = sinusoid(key, shots=5, queries=10).support
+    >>> bool((sinusoid_curve(key, support.inputs) == support.targets).all())
+    True
 
     Args:
-      key: the task's key.
+      key: The key of the task.
       x: float32 of any shape.
-      amplitude, phase: as given to `sinusoid`.
+      amplitude, phase: What `sinusoid` was given.
 
     Returns:
       A sin(x - phase), float32 of the shape of x.

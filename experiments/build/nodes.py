@@ -18,7 +18,7 @@ from cml_jax.graphs.graph import Graph
 from cml_jax.graphs.subgraphs import Subgraphs, subgraphs, subgraphs_of
 from cml_jax.methods.amm_gnn import attribute_sets
 from cml_jax.methods.prepared_inputs import with_prepared_inputs
-from cml_jax.tasks.nodes import Members, members
+from cml_jax.tasks.members import Members, members
 from cml_jax.types import Method
 from experiments.build.resolve import resolve
 from experiments.choices.data_sets import DataSet

@@ -21,7 +21,7 @@ from cml_jax.methods.amm_gnn import amm_gnn, attribute_sets
 from cml_jax.methods.prepared_inputs import with_prepared_inputs
 from cml_jax.models import gcn, gmeta
 from cml_jax.tasks import nodes, task_keys
-from cml_jax.tasks.nodes import members
+from cml_jax.tasks.members import members
 
 GRAPH = block_graph(
     0,

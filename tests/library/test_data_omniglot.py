@@ -17,11 +17,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from support.battery import assert_same
 from support.omniglot_files import PARTS, SMALL, png, small_files, write_zip, write_zips
 
-from cml_jax.data import DataError, ImageSplits, fetch, load_omniglot, omniglot
+from cml_jax.data import DataError, Images, Split, fetch, load_omniglot, omniglot
 from cml_jax.data.cache import read_arrays, write_arrays
-from cml_jax.data.split_lists import SplitList
 
 REAL = Path(os.environ.get("CML_JAX_DATA") or "/nowhere") / "omniglot"
 needs_data = pytest.mark.skipif(
@@ -53,10 +53,15 @@ def cached():
     return Path(os.environ["CML_JAX_CACHE"]) / "omniglot-v1.npz"
 
 
-def same(a: ImageSplits, b: ImageSplits):
-    assert a[3:] == b[3:]
-    for x, y in zip(a[:3], b[:3], strict=True):
-        np.testing.assert_array_equal(x, y)
+def same(a: Images, b: Images):
+    assert a[2:] == b[2:]
+    assert_same(a[:2], b[:2])
+
+
+def by_class(images: Images):
+    """The pixels of each split as `[classes, 20, h, w, c]`."""
+    parts = (images.train, images.validation, images.test)
+    return [part.pixels[part.members.ids] for part in parts]
 
 
 def refused(folder, match):
@@ -83,15 +88,18 @@ def real(tmp_path_factory):
 @needs_data
 def test_real_files(real):
     data, _ = real
-    assert [len(part) for part in data[:3]] == [1100, 100, 423]
-    for part in data[:3]:
+    assert [len(part) for part in by_class(data)] == [1100, 100, 423]
+    assert [len(names) for names in data.classes] == [1100, 100, 423]
+    for part in by_class(data):
         assert part.shape[1:] == (20, 28, 28, 1) and part.dtype == np.uint8
         means = part.mean(axis=(2, 3, 4))
         assert (means > 0).all() and means.mean() < 40  # ink is bright and rare
         assert np.median(part) == 0  # paper
         assert part.max() == 255
     assert data.name == "omniglot"
-    digests = {hashlib.sha256(image.tobytes()).digest() for part in data[:3] for image in part}
+    digests = {
+        hashlib.sha256(image.tobytes()).digest() for part in by_class(data) for image in part
+    }
     assert len(digests) == 1623
 
 
@@ -114,7 +122,7 @@ def test_real_folders_are_the_real_zips(real, tmp_path):
             wanted = [name for name in archive.namelist() if f"/{alphabet}/" in name]
             archive.extractall(tmp_path, wanted)
     split = omniglot._split()
-    row = dict(zip(sum(split, ()), np.concatenate(data[:3]), strict=True))
+    row = dict(zip(sum(split, ()), np.concatenate(by_class(data)), strict=True))
     names = sorted(name for name in row if name.split("/")[0] in ("Greek", "Angelic"))
     assert len(names) == 24 + 20
     images = omniglot._convert(omniglot.find_source(tmp_path), names)
@@ -136,7 +144,7 @@ def test_stored_split():
 
 
 def test_hash_sees_a_class_that_moves():
-    moved = SplitList(SMALL.test, SMALL.validation, SMALL.train)
+    moved = Split(SMALL.test, SMALL.validation, SMALL.train)
     assert omniglot.split_hash(moved) != omniglot.split_hash(SMALL)
 
 
@@ -145,11 +153,11 @@ def test_hash_sees_a_class_that_moves():
 
 def test_small(small):
     data = load_omniglot(small)
-    for part in data[:3]:
+    for part in by_class(data):
         assert part.shape == (1, 20, 28, 28, 1) and part.dtype == np.uint8
         assert part[..., 0].reshape(20, -1).max(1).min() > 200  # ink
         assert np.median(part) == 0  # paper
-    pixels = [drawing.tobytes() for drawing in data.validation[0]]
+    pixels = [drawing.tobytes() for drawing in data.validation.pixels]
     assert pixels == sorted(pixels)
     lanczos = Image.Resampling.LANCZOS
     for i in range(1, 21):
@@ -470,7 +478,7 @@ def test_another_source_does_not_get_the_old_cache(small):
     files["images_background"][FIRST] = png(9999)
     write_zips(small, files)
     new = load_omniglot(small)
-    assert (new.train != old.train).any()
+    assert (new.pixels != old.pixels).any()
     same(load_omniglot(), new)
     source = omniglot.find_source(small)
     before = omniglot.fingerprint(source)
@@ -527,7 +535,7 @@ def test_failed_write_leaves_nothing(small, monkeypatch, caplog):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert load_omniglot(small).train.shape == (1, 20, 28, 28, 1)
+    assert load_omniglot(small).pixels.shape == (60, 28, 28, 1)
     assert "No space left on device" in caplog.text and "CML_JAX_CACHE" in caplog.text
     assert not list(cached().parent.iterdir())
 
@@ -536,7 +544,7 @@ def test_two_processes_fill_one_cache(small):
     program = f"""
 import sys, time
 from cml_jax.data import omniglot
-omniglot._split = lambda: omniglot.SplitList(*{tuple(SMALL)!r})
+omniglot._split = lambda: omniglot.Split(*{tuple(SMALL)!r})
 convert = omniglot._convert
 def late(*args):
     images = convert(*args)
@@ -544,7 +552,7 @@ def late(*args):
     sys.stdin.readline()  # both have converted before either writes
     return images
 omniglot._convert = late
-print(omniglot.load_omniglot({str(small)!r}).train.sum())
+print(omniglot.load_omniglot({str(small)!r}).pixels.sum())
 """
     start = partial(
         subprocess.Popen, [sys.executable, "-c", program], stdin=-1, stdout=-1, text=True
@@ -561,7 +569,7 @@ print(omniglot.load_omniglot({str(small)!r}).train.sum())
             process.kill()
     assert [process.returncode for process in both] == [0, 0]
     assert [path.name for path in cached().parent.iterdir()] == ["omniglot-v1.npz"]
-    assert sums == [int(load_omniglot().train.sum())] * 2
+    assert sums == [int(load_omniglot().pixels.sum())] * 2
 
 
 # The network.
@@ -594,7 +602,7 @@ def server(small, monkeypatch, tmp_path):
 def test_download(server, small, tmp_path):
     expected = omniglot._convert(omniglot.find_source(small), sorted(sum(SMALL, ())))
     data = load_omniglot()
-    np.testing.assert_array_equal(data.test[0], expected[0])
+    np.testing.assert_array_equal(data.test.pixels, expected[0])
     assert [path.name for path in cached().parent.iterdir()] == ["omniglot-v1.npz"]
     server.shutdown()
     same(load_omniglot(), data)

@@ -17,7 +17,7 @@ from cml_jax.graphs.graph import graph
 from cml_jax.graphs.sparse import sparse
 from cml_jax.models import gcn, node_co_learner, sgc
 from cml_jax.tasks import nodes
-from cml_jax.tasks.nodes import members
+from cml_jax.tasks.members import members
 from cml_jax.types import Noisy
 
 X = np.array([[2, 0], [0, 4], [4, 2], [1, 1], [3, -1]], np.float32)

@@ -9,7 +9,7 @@ from support.battery import assert_same
 
 from cml_jax.graphs.block_graph import block_graph
 from cml_jax.tasks import nodes
-from cml_jax.tasks.nodes import members
+from cml_jax.tasks.members import members
 from cml_jax.types import Noisy
 
 LABELS = np.array([0, 1, 2, 1, 0, 2, 2, 0, 1, 1, -1, 2, 0, 2, 3])  # 4, 4, 5 and 1 nodes
@@ -19,8 +19,8 @@ draw = partial(nodes, ways=2, shots=1, queries=3)
 def test_members_are_the_nodes_of_each_class():
     found = members(LABELS, np.array([2, 0]), at_least=4)
     np.testing.assert_array_equal(found.counts, [5, 4])
-    np.testing.assert_array_equal(found.nodes, [[2, 5, 6, 11, 13], [0, 4, 7, 12, 0]])
-    assert found.nodes.dtype == found.counts.dtype == np.int32
+    np.testing.assert_array_equal(found.ids, [[2, 5, 6, 11, 13], [0, 4, 7, 12, 0]])
+    assert found.ids.dtype == found.counts.dtype == np.int32
 
 
 def test_episodes_keep_what_they_promise():
@@ -52,7 +52,7 @@ def test_noise_adds_keys_and_changes_nothing_else():
 
 @pytest.mark.parametrize(
     "wrong, message",
-    [({"shots": 0}, "shots=0"), ({"ways": 4}, "3 classes"), ({"queries": 5}, "has 5 nodes")],
+    [({"shots": 0}, "shots=0"), ({"ways": 4}, "3 classes"), ({"queries": 5}, "has 4 examples")],
 )
 def test_impossible_episodes_say_so_in_one_line(wrong, message):
     with pytest.raises(ValueError, match=message) as error:
@@ -61,7 +61,7 @@ def test_impossible_episodes_say_so_in_one_line(wrong, message):
 
 
 def test_a_class_that_is_too_small_is_named_before_anything_is_drawn():
-    with pytest.raises(ValueError, match="class 3 has 1 nodes"):
+    with pytest.raises(ValueError, match="class 3 has 1 examples"):
         members(LABELS, np.array([0, 3]), at_least=4)
 
 

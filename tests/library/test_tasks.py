@@ -1,5 +1,7 @@
 """Task distributions: exact where they can be, statistical with a fixed seed where they cannot."""
 
+import doctest
+import hashlib
 import importlib
 import math
 from functools import partial
@@ -10,8 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cml_jax.tasks import episodes, glyphs, sinusoid, sinusoid_curve, task_keys
-from cml_jax.tasks.episodes import choose
+from cml_jax.data import load_omniglot
+from cml_jax.tasks import (
+    ImagePool,
+    Members,
+    draw_ids,
+    episodes,
+    glyphs,
+    nodes,
+    sinusoid,
+    sinusoid_curve,
+    task_keys,
+)
+from cml_jax.tasks.members import choose, consecutive_members, members
 
 
 def coded_images(num_classes=6, num_images=5, side=3, channels=1):
@@ -65,6 +78,84 @@ def test_leaves_are_float32_inputs_and_jit_does_not_recompile(name):
     assert task.support.inputs.dtype == task.query.inputs.dtype == jnp.float32
     expected = jnp.float32 if name == "sinusoid" else jnp.int32
     assert task.support.targets.dtype == task.query.targets.dtype == expected
+
+
+MODULES = ("tasks.episodes", "tasks.glyphs", "tasks.keys", "tasks.members", "tasks.nodes")
+MODULES += ("tasks.sinusoid", "data.types")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings(name):
+    module = importlib.import_module(f"cml_jax.{name}")
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        failed, tried = doctest.testmod(module)
+    assert tried and not failed
+
+
+# --- the same tasks for ever ---
+
+
+def digest(tree):
+    """Of shapes, dtypes and all bits."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.asarray(leaf)
+        found.update(f"{array.dtype.str} {array.shape} ".encode() + array.tobytes())
+    return found.hexdigest()[:16]
+
+
+def drawn(sample, data):
+    keys = task_keys(jax.random.key(3), "train", 7, 40)
+    return digest(jax.jit(jax.vmap(sample, (0, None)))(keys, data))
+
+
+@pytest.mark.parametrize("as_pool", [False, True])
+@pytest.mark.parametrize(
+    "rotations, ways, shots, queries, expected",
+    [
+        (False, 5, 1, 3, "31ee3bf2dd6ff1b0"),
+        (False, 11, 2, 7, "36606a756e19e886"),
+        (True, 5, 1, 3, "0b8e05f183f033b0"),
+        (True, 11, 2, 7, "cad9dde55c7f3cbe"),
+    ],
+)
+def test_image_tasks_stay_what_they_were(as_pool, rotations, ways, shots, queries, expected):
+    images = np.random.default_rng(0).integers(0, 256, (11, 9, 6, 6, 2), np.uint8)
+    if as_pool:
+        images = ImagePool(images.reshape(99, 6, 6, 2), consecutive_members([9] * 11))
+    shape = {"ways": ways, "shots": shots, "queries": queries, "rotations": rotations}
+    assert drawn(partial(episodes, **shape), images) == expected
+
+
+@pytest.mark.parametrize(
+    "noise, expected", [(False, "0945b212b6eaf88c"), (True, "c67e6f237c77fb47")]
+)
+def test_node_tasks_stay_what_they_were(noise, expected):
+    labels = np.random.default_rng(1).integers(-1, 9, 300)
+    split = members(labels, [1, 4, 5, 7], at_least=10)
+    assert drawn(partial(nodes, ways=3, shots=2, queries=8, noise=noise), split) == expected
+
+
+OMNIGLOT = {
+    "train": ("70182ef6c30505c8", "d7fda84d305bf1f5", "6ccfc54c8fc96322"),
+    "validation": ("fbb40305592a6910", "3ebf026c57187c02", "12e8675a4b0398fb"),
+    "test": ("4214d6c97c50962d", "9a3be7ea4b0c57f1", "82cd4e28456dbedd"),
+}
+
+
+def test_omniglot_tasks_stay_what_they_were(data_dir, tmp_path, monkeypatch):
+    """The pixels by class; tasks without rotations and with."""
+    monkeypatch.setenv("CML_JAX_CACHE", str(tmp_path))
+    images = load_omniglot(data_dir)
+    for split, expected in OMNIGLOT.items():
+        pool = images.split(split)
+        found = [digest(pool.pixels[pool.members.ids])]
+        for rotations in (False, True):
+            shape = {"ways": 20, "shots": 1, "queries": 5, "rotations": rotations}
+            found.append(drawn(partial(episodes, **shape), pool))
+        assert tuple(found) == expected
 
 
 # --- keys ---
@@ -180,6 +271,75 @@ def test_episode_images_are_those_of_its_classes():
     np.testing.assert_array_equal(tasks.query.targets[0], np.repeat(np.arange(4), 3))
 
 
+def test_images_may_be_numpy_wherever_tasks_are_drawn():
+    """As a user first writes it: eagerly, as an argument or closed over, under vmap and jit."""
+    images = coded_images()
+    pool = ImagePool(images.reshape(30, 3, 3, 1), consecutive_members([5] * 6))
+    keys = jax.random.split(jax.random.key(0), 3)
+    draw = partial(episodes, ways=3, shots=1, queries=2)
+    expected = jax.vmap(draw, (0, None))(keys, jnp.asarray(images))
+    for data in (images, pool, jax.tree.map(jnp.asarray, pool)):
+        closed = partial(draw, images=data)
+        for sample in (
+            jax.vmap(closed),
+            jax.jit(jax.vmap(closed)),
+            jax.vmap(jax.jit(closed)),
+            lambda keys, data=data: jax.vmap(draw, (0, None))(keys, data),
+            lambda keys, data=data: jax.jit(jax.vmap(draw, (0, None)))(keys, data),
+            lambda keys, closed=closed: jax.lax.map(closed, keys),
+            lambda keys, closed=closed: jax.tree.map(
+                lambda *tasks: np.stack(tasks), *map(closed, keys)
+            ),
+        ):
+            chex.assert_trees_all_equal(sample(keys), expected)
+
+
+@pytest.mark.parametrize("rotations", [False, True])
+def test_classes_of_unequal_size(rotations):
+    """Every image is drawn, at the rate of its class, and none is in support and query at once."""
+    counts = [4, 9, 5]
+    pixels = np.zeros((18, 2, 2, 1), np.uint8)
+    pixels[:, 0, 0, 0] = 1 + np.arange(18)
+    pool = ImagePool(pixels, consecutive_members(counts))
+    draw = partial(episodes, ways=2, shots=1, queries=3, rotations=rotations)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    tasks = jax.jit(jax.vmap(draw, (0, None)))(keys, pool)
+    support, query = (np.rint(np.asarray(b.inputs).max((2, 3, 4)) * 255) - 1 for b in tasks)
+    drawn = np.concatenate([support[:, :, None], query.reshape(4000, 2, 3)], 2).astype(int)
+    assert (np.diff(np.sort(drawn, axis=2), axis=2) > 0).all()
+    of_class = np.repeat(np.arange(3), counts)
+    assert (of_class[drawn] == of_class[drawn[..., :1]]).all()
+    for c, count in enumerate(counts):
+        hits = np.bincount(support[:, 0].astype(int), minlength=18)[of_class == c]
+        rate = 4000 / 3 / count
+        assert (abs(hits - rate) < 5 * np.sqrt(rate)).all()
+
+
+def test_a_class_that_is_too_small_is_an_error_or_nan_and_never_drawn_twice():
+    pool = ImagePool(np.full((9, 2, 2, 1), 255, np.uint8), consecutive_members([3, 6]))
+    draw = partial(episodes, ways=2, shots=1, queries=4)
+    with pytest.raises(ValueError, match=r"shots=1 \+ queries=4 but a class has 3 examples: lower"):
+        draw(jax.random.key(0), pool)
+    task = jax.jit(draw)(jax.random.key(0), pool)
+    small = np.isnan(np.asarray(task.support.inputs)).all((1, 2, 3))
+    assert sorted(small) == [False, True]
+    np.testing.assert_array_equal(
+        np.isnan(np.asarray(task.query.inputs)).any((1, 2, 3)), np.repeat(small, 4)
+    )
+    assert (np.asarray(task.support.inputs)[~small] == 1).all()
+
+
+def test_draw_ids_says_which_classes_it_drew():
+    split = Members(np.array([[7, 3, 0], [1, 2, 4]], np.int32), np.array([2, 3], np.int32))
+    keys = jax.random.split(jax.random.key(0), 8 + 1)
+    drawn = draw_ids(keys, split, ways=8, shots=1, queries=1, copies=4)
+    rows = [{7, 3}, {1, 2, 4}]
+    for ids, c in zip(np.asarray(drawn.ids), np.asarray(drawn.classes), strict=True):
+        assert set(ids.tolist()) <= rows[c]
+    pairs = set(zip(drawn.classes.tolist(), drawn.copies.tolist(), strict=True))
+    assert pairs == {(c, copy) for c in range(2) for copy in range(4)}
+
+
 def test_every_class_gets_every_label_and_every_image_both_roles():
     images = jnp.asarray(coded_images())
     sample = jax.jit(jax.vmap(partial(episodes, ways=2, shots=1, queries=1), (0, None)))
@@ -225,8 +385,8 @@ def test_white_is_one():
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"ways": 7}, "ways=7 but there are 6 classes: lower ways or choose another data set"),
-        ({"shots": 4}, r"shots=4 \+ queries=2 but a class has 5 images: lower shots or queries"),
+        ({"ways": 7}, "ways=7 but there are 6 classes: lower ways or choose data with more"),
+        ({"shots": 4}, r"shots=4 \+ queries=2 but a class has 5 examples: lower shots or queries"),
         ({"queries": 0}, "ways=2, shots=1, queries=0: an episode needs at least 1 of each"),
         ({"images": jnp.zeros((6, 5, 3, 3, 1))}, "float32 .* pass uint8"),
         ({"images": jnp.zeros((6, 5, 3, 3), jnp.uint8)}, "pass uint8 .classes, images, h, w, c"),

@@ -109,7 +109,7 @@ def test_a_graph_by_its_path(tmp_path):
     (tmp_path / "split.json").write_text('{"train": [5, 1], "validation": [0, 2], "test": [3, 4]}')
     by_list = small(**changes, **{"data.split_file": str(tmp_path / "split.json")})
     problem = build.problem(flat(by_list))
-    np.testing.assert_array_equal(problem.data["train"].members.nodes[0], [1, 7, 13, 19, 25])
+    np.testing.assert_array_equal(problem.data["train"].members.ids[0], [1, 7, 13, 19, 25])
     assert problem.facts["split"] == {"train": [1, 5], "validation": [0, 2], "test": [3, 4]}
     build.problem(flat(small(**changes, **{"data.classes": (2, 2, 2)})))
 

@@ -361,7 +361,7 @@ def _read_omniglot(folder: Path) -> str:
         left = sorted(p.name for p in cache.iterdir()) if cache.exists() else []
         assert left in ([], ["omniglot-v1.npz"]), f"the cache has {left}"
     assert left, "nothing was cached"
-    return _digest(*splits[:3]) + splits.split_hash
+    return _digest(splits.pixels, *splits.members) + splits.split_hash
 
 
 def _make_png(folder: Path) -> None:

@@ -6,9 +6,9 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from cml_jax.data.split_lists import SplitList
+from cml_jax.data import Split
 
-SMALL = SplitList(("Greek/character01",), ("Greek/character02",), ("Angelic/character01",))
+SMALL = Split(("Greek/character01",), ("Greek/character02",), ("Angelic/character01",))
 
 PARTS = {"images_background": ["Greek/character01", "Greek/character02"]}
 
