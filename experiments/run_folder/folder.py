@@ -1,14 +1,14 @@
 """The files in a run's folder: their names, and how they are written and read.
 
-    config.json         the settings that the run was started with
-    data.json           the digest of the data that it was trained on
-    metrics.jsonl       one report a line
-    results.json        the final test
-    lock                the process that is at work in the folder
-    last/, best/        checkpoints: to resume from, and to test
-    tensorboard/        the reports for TensorBoard
-    learning_curve.png  the reports as a picture
-    fits.png            predictions on the first test tasks (regression)
+config.json         the settings that the run was started with
+data.json           the digest of the data that it was trained on
+metrics.jsonl       one report a line
+results.json        the final test
+lock                the process that is at work in the folder
+last/, best/        checkpoints: to resume from, and to test
+tensorboard/        the reports for TensorBoard
+learning_curve.png  the reports as a picture
+fits.png            predictions on the first test tasks (regression)
 """
 
 import contextlib

@@ -13,9 +13,7 @@ from experiments.run_folder.folder import METRICS, TENSORBOARD, Row, finite, rea
 class MetricsFile:
     """Appends one JSON line per report; only process 0 of a distributed run writes."""
 
-    def __init__(
-        self, workdir: str | os.PathLike, resume_step: int = 0, tensorboard: bool = False
-    ):
+    def __init__(self, workdir: str | os.PathLike, resume_step: int = 0, tensorboard: bool = False):
         """Opens the file and drops the reports of steps after the checkpoint that is resumed from.
 
         Args:
