@@ -98,7 +98,7 @@ def _prepare(
         if not evaluate_only:
             workdir.mkdir(parents=True, exist_ok=True)
         if workdir.exists():
-            held.enter_context(lock.hold(workdir))
+            held.enter_context(lock.hold(workdir / folder.LOCK))
             folder.remove_temporary_files(workdir)
     except OSError as error:
         raise ConfigError(f"cannot write {workdir} ({error.strerror}): choose --workdir") from None

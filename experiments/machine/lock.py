@@ -9,8 +9,6 @@ from typing import IO
 
 from absl import logging
 
-from experiments.run_folder.folder import LOCK
-
 _HELD = (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN)
 
 
@@ -18,15 +16,15 @@ class LockError(Exception):
     """Another program is at work in the folder: one line."""
 
 
-def hold(workdir: Path) -> IO:
+def hold(path: Path) -> IO:
     """Locks a run's folder for as long as the returned file is open.
 
-    The operating system holds the lock (`flock` on the file `lock`) and releases it when the
+    The operating system holds the lock (`flock` on a file in the folder) and releases it when the
     process ends, however it ends. Where the file system has no locks (some network disks,
     gcsfuse), that is logged and the program continues: then nothing keeps a second one out.
 
     Args:
-      workdir: The run's folder, which must exist.
+      path: The lock file, in the folder that is locked; the folder must exist.
 
     Returns:
       The open file, to be kept open; its text tells the process: `PID on HOST`.
@@ -35,7 +33,6 @@ def hold(workdir: Path) -> IO:
       LockError: Another program holds the lock.
       OSError: The file cannot be written.
     """
-    path = workdir / LOCK
     file = open(path, "a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,7 +42,7 @@ def hold(workdir: Path) -> IO:
             holder = file.read().strip() or "another process"
             file.close()
             raise LockError(
-                f"{workdir} is in use by process {holder}: wait for it, stop it, or choose "
+                f"{path.parent} is in use by process {holder}: wait for it, stop it, or choose "
                 "another --workdir"
             ) from None
         logging.warning(

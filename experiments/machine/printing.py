@@ -11,9 +11,7 @@ def spell_what_cannot_be_printed() -> None:
     no such letter, and others as `\\xe9`."""
     codecs.register_error("cml_jax.spelled", _spelled)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(
-            stream, "reconfigure"
-        ):  # a test or a notebook may have another kind in its place
+        if hasattr(stream, "reconfigure"):  # tests and notebooks may put another kind there
             stream.reconfigure(errors="cml_jax.spelled")
 
 

@@ -241,6 +241,7 @@ def _link(workdir: Path) -> Path:
     """A link to the folder with a path that is safe, in a temporary folder of its own."""
     for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
         if _safe(Path(parent)) and os.access(parent, os.W_OK):
+            workdir.mkdir(parents=True, exist_ok=True)
             # A name that was never used: tensorstore remembers files by their paths.
             link = Path(tempfile.mkdtemp(prefix="cml_jax-", dir=parent)) / "run"
             link.symlink_to(workdir, target_is_directory=True)

@@ -112,7 +112,7 @@ def read_results(workdir: str | os.PathLike) -> Results:
     try:
         results = Results(**values)
         str(results)
-    except (TypeError, KeyError, AttributeError, StopIteration, ValueError):
+    except (ArithmeticError, AttributeError, LookupError, StopIteration, TypeError, ValueError):
         raise ValueError(
             f"{path} is not what this version writes: delete it to have it made again"
         ) from None
