@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from cml_jax import Adapted
 from experiments.build import problem as build
 from experiments.evaluate import evaluate
 from experiments.machine.devices import make_plan
@@ -130,7 +131,7 @@ def test_every_inner_optimizer_adapts_and_is_differentiated(name):
 
     loss, gradient = jax.jit(jax.value_and_grad(after))(params)
     before = build.base_method(config, problem, 0)
-    assert loss < before.objective(params, params["base"], task.support)[0]
+    assert loss < before.objective(params, Adapted(params["base"]), task.support)[0]
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
@@ -171,7 +172,7 @@ def test_the_bodys_rate_is_its_own():
     problem = build.problem(config)
     params = build.initial_state(config, problem).params
     task = problem.train_sample(jax.random.key(0), None)
-    adapted = build.base_method(config, problem, 2).adapt(params, task.support)
+    adapted = build.base_method(config, problem, 2).adapt(params, task.support).params
     jax.tree.map(np.testing.assert_array_equal, adapted["body"], params["base"]["body"])
     heads = zip(
         jax.tree.leaves(adapted["head"]), jax.tree.leaves(params["base"]["head"]), strict=True
