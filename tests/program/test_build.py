@@ -10,6 +10,7 @@ import optax
 import pytest
 from support.runs import SETTINGS, after_steps, sinusoids, start, tested, trained
 
+from cml_jax import Adapted
 from experiments.build.learner import base_method, train_method
 from experiments.build.optimizers import outer_optimizer as outer_optimizer_of
 from experiments.settings.checks import check
@@ -102,7 +103,7 @@ def test_every_inner_optimizer_adapts_and_is_differentiated(name):
 
     loss, gradient = jax.jit(jax.value_and_grad(after))(params)
     before = base_method(flat(config), problem, None, 0)
-    assert loss < before.objective(params, params["base"], task.support)[0]
+    assert loss < before.objective(params, Adapted(params["base"]), task.support)[0]
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
@@ -143,7 +144,11 @@ def test_the_bodys_rate_is_its_own():
     parts, state = start(config)
     problem, params = parts.problem, state.params
     task = problem.train_sample(jax.random.key(0), None)
+<<<<<<< HEAD
     adapted = base_method(flat(config), problem, None, 2).adapt(params, task.support)
+=======
+    adapted = build.base_method(config, problem, 2).adapt(params, task.support).params
+>>>>>>> step
     jax.tree.map(np.testing.assert_array_equal, adapted["body"], params["base"]["body"])
     heads = zip(
         jax.tree.leaves(adapted["head"]), jax.tree.leaves(params["base"]["head"]), strict=True
