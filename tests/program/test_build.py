@@ -144,11 +144,7 @@ def test_the_bodys_rate_is_its_own():
     parts, state = start(config)
     problem, params = parts.problem, state.params
     task = problem.train_sample(jax.random.key(0), None)
-<<<<<<< HEAD
-    adapted = base_method(flat(config), problem, None, 2).adapt(params, task.support)
-=======
-    adapted = build.base_method(config, problem, 2).adapt(params, task.support).params
->>>>>>> step
+    adapted = base_method(flat(config), problem, None, 2).adapt(params, task.support).params
     jax.tree.map(np.testing.assert_array_equal, adapted["body"], params["base"]["body"])
     heads = zip(
         jax.tree.leaves(adapted["head"]), jax.tree.leaves(params["base"]["head"]), strict=True

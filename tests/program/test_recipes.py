@@ -20,7 +20,9 @@ def apply(folder, page):
         path = Path(folder, name)
         touched.append(name)
         if rows:
-            text, count = re.subn(rf"^({rows}\b.*\{{\n)", rf"\1{body}", path.read_text(), flags=re.M)
+            text, count = re.subn(
+                rf"^({rows}\b.*\{{\n)", rf"\1{body}", path.read_text(), flags=re.M
+            )
             assert count == 1, (name, rows)
             path.write_text(text)
         elif path.exists():
