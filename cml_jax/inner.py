@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cml_jax.types import Batch, Loss, Model, Params, PyTree
+from cml_jax.types import Batch, Loss, Model, Noisy, Params, PyTree
 
 
 def loss_on(model: Model, loss: Loss, batch: Batch) -> Callable[..., jax.Array]:
@@ -14,8 +14,9 @@ def loss_on(model: Model, loss: Loss, batch: Batch) -> Callable[..., jax.Array]:
 
         base -> loss,    (base, step) -> loss with the noise of an inner step
 
-    PRNG keys (typed, one an example) among the inputs are noise, such as dropout's: with `step`
-    every key has it folded in, so that each inner step draws anew. What has no key has no noise.
+    The keys of a `Noisy` among the inputs, of either style, and typed PRNG keys anywhere else are
+    noise, such as dropout's: with `step` every key has it folded in, so that each inner step draws
+    anew. What has no key has no noise.
     """
 
     def batch_loss(base, step=None):
@@ -27,12 +28,18 @@ def loss_on(model: Model, loss: Loss, batch: Batch) -> Callable[..., jax.Array]:
 
 
 def _at_step(inputs, step):
-    def fold(leaf):
-        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return leaf
-        return jax.vmap(jax.random.fold_in, (0, None))(leaf, step)
+    def is_noisy(node):
+        return isinstance(node, Noisy)
 
-    return jax.tree.map(fold, inputs)
+    def fold_key(key):
+        return jax.vmap(jax.random.fold_in, (0, None))(key, step)
+
+    def fold(leaf):
+        if is_noisy(leaf):  # by its place: old-style keys are plain uint32
+            return Noisy(_at_step(leaf.inputs, step), jax.tree.map(fold_key, leaf.keys))
+        return fold_key(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+    return jax.tree.map(fold, inputs, is_leaf=is_noisy)
 
 
 def sgd(learning_rate: PyTree) -> optax.GradientTransformation:

@@ -96,7 +96,7 @@ def gcn(graph: Graph, ways: int, *, hidden: int = 16, dropout: float = 0.5) -> M
     head, as in https://github.com/Zhen-Tan-dmml/TLP-FSNC.
     """
     graph = jax.tree.map(jnp.asarray, graph)  # NumPy's arrays take no traced index
-    return from_linen(GraphConvolutions(graph, hidden, dropout), node_head(ways))
+    return from_linen(GraphConvolutions(graph, hidden, dropout), node_head(ways), takes_noisy=True)
 
 
 def sgc(graph: Graph, ways: int, *, hidden: int = 16, hops: int = 2) -> Model:
@@ -121,7 +121,7 @@ def sgc(graph: Graph, ways: int, *, hidden: int = 16, hops: int = 2) -> Model:
     if hops not in (1, 2):
         raise ValueError(f"hops={hops} but SGC averages over 1 or 2 hops here: choose one of them")
     graph = jax.tree.map(jnp.asarray, graph)
-    return from_linen(SimpleConvolution(graph, hidden, hops), node_head(ways))
+    return from_linen(SimpleConvolution(graph, hidden, hops), node_head(ways), takes_noisy=True)
 
 
 def node_head(ways: int) -> nn.Module:

@@ -54,4 +54,4 @@ def gmeta(ways: int, *, hidden: int = 16, dropout: float = 0.5) -> Model:
     Reference: Huang & Zitnik 2020, https://arxiv.org/abs/2006.07889;
     https://github.com/Zhen-Tan-dmml/TLP-FSNC.
     """
-    return from_linen(SubgraphMean(hidden, dropout), node_head(ways))
+    return from_linen(SubgraphMean(hidden, dropout), node_head(ways), takes_noisy=True)
