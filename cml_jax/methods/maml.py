@@ -64,8 +64,10 @@ def maml(
 
     def adapt(params, support):
         base = params["base"]
-        if optimizer is not None and (isinstance(first_order, jax.Array) or not first_order):
-            check_differentiable(optimizer, select(adapts, base))
+        if optimizer is not None:
+            # A traced order may turn out to be the second.
+            first = not isinstance(first_order, jax.Array) and bool(first_order)
+            check_differentiable(optimizer, select(adapts, base), first_order=first)
         adapted = gradient_descent(
             loss_on(model, loss, support),
             base,

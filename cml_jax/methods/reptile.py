@@ -41,11 +41,15 @@ def reptile(
     def init(key, inputs):
         return {"base": model.init(key, inputs)}
 
+    def update(gradients, state, params):
+        # Constants, as the gradients: `d theta' / d theta` is the identity and cannot be NaN.
+        return optimizer.update(gradients, state, jax.lax.stop_gradient(params))
+
     def adapt(params, support):
         adapted = gradient_descent(
             loss_on(model, loss, support),
             params["base"],
-            optimizer,
+            optax.GradientTransformation(optimizer.init, update),
             num_steps,
             first_order=True,
             first_step=0,
