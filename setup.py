@@ -12,7 +12,13 @@ EXTRAS = {
     "cuda13": ["jax[cuda13]>=0.10"],
     "tpu": ["jax[tpu]>=0.10"],
     "benchmarks": ["torch>=2.4", "matplotlib>=3.8"],
-    "tests": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.14", "matplotlib>=3.8"],
+    "tests": [
+        "pytest>=8",
+        "pytest-xdist>=3.6",
+        "ruff>=0.14",
+        "pyright[nodejs]>=1.1.400",
+        "matplotlib>=3.8",
+    ],
 }
 
 setup(
@@ -24,22 +30,26 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
+    # experiments/ and configs/ are run from a checkout: their names are too general to install.
     packages=find_packages(include=["cml_jax", "cml_jax.*"]),
-    package_data={"cml_jax.data": ["splits/*.json"]},
+    package_data={"cml_jax": ["py.typed"], "cml_jax.data": ["splits/*.json"]},
     install_requires=[
         "jax>=0.10",
         "jaxlib>=0.10",
         "flax>=0.12",
         "optax>=0.2.6",
         "chex>=0.1.90",
-        "orbax-checkpoint>=0.11.30",
-        "ml-collections>=1.1",
-        "absl-py>=2.1",
         "numpy>=2.0",
         "pillow>=11",
-        "tqdm>=4.66",
         "tensorflow-datasets>=4.9.9",
         "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
+        # What the program in experiments/ needs beside these. No extra would save anything: jax
+        # brings scipy, flax brings orbax-checkpoint, tensorflow-datasets brings absl-py and tqdm.
+        "absl-py>=2.1",
+        "ml-collections>=1.1",
+        "orbax-checkpoint>=0.11.30",
+        "scipy>=1.14",
+        "tqdm>=4.66",
     ],
     extras_require=EXTRAS,
 )

@@ -1,5 +1,6 @@
 """The outer loop, one step at a time: pure functions that the caller compiles."""
 
+import inspect
 from collections.abc import Callable, Mapping
 
 import chex
@@ -8,23 +9,168 @@ import jax.numpy as jnp
 import optax
 
 from cml_jax.inner import perturb
-from cml_jax.types import Batch, MetaState, Method, Metric, Metrics, Params, PyTree, Task
+from cml_jax.types import (
+    Adapted,
+    Batch,
+    MetaGradient,
+    MetaState,
+    Method,
+    Metric,
+    Metrics,
+    Noisy,
+    Params,
+    PyTree,
+    Task,
+    TaskGradients,
+)
 from cml_jax.weighting import uniform
 
 
 def init(
     method: Method, optimizer: optax.GradientTransformation, key: jax.Array, inputs: PyTree
 ) -> MetaState:
-    """The state training starts from.
+    """The state that training starts from.
 
     Args:
-      method: what `maml`, `cml`, ... return.
-      optimizer: the outer optimiser, over all of `params` but "carried".
-      key: a PRNG key.
-      inputs: example inputs of one task, leaves `[n, ...]`; only shapes and dtypes matter.
+      method: What `maml`, `cml`, ... return.
+      optimizer: The outer optimiser. It trains all of `params` except "carried".
+      key: A PRNG key.
+      inputs: Example inputs of one task, leaves `[n, ...]`. Only their shapes and dtypes matter.
+
+    Returns:
+      A `MetaState` at step 0.
     """
     params = method.init(key, inputs)
     return MetaState(params, optimizer.init(_trained(params)), jnp.zeros((), jnp.int32))
+
+
+def task_gradients(
+    method: Method,
+    params: Params,
+    tasks: Task,
+    *,
+    metrics: Mapping[str, Metric] | None = None,
+    chunk: int | None = None,
+) -> TaskGradients:
+    """The gradient, the displacement and the report of every task, before anything is summed.
+
+        gradient_t     = derivative of objective_t by everything that is trained
+        displacement_t = params["base"] - adapted_t, on the leaves that adapt
+
+    `meta_gradient` weighs and sums these. Analyses read them as they are.
+
+    Args:
+      method: What `maml`, `cml`, ... return.
+      params: `state.params`.
+      tasks: A batch of tasks, a `Task` with leaves `[T, n, ...]`.
+      metrics: More to report on the query set, from name to `(outputs, targets) -> scalar`.
+      chunk: The number of tasks that run at a time, as in `meta_step`.
+
+    Returns:
+      A `TaskGradients`, whose leaves all have the tasks as their first axis.
+
+    Raises:
+      TypeError, AssertionError, ValueError: As `meta_step` raises them.
+
+    Example:
+      How well the gradients of two tasks agree:
+
+      >>> import jax, optax, cml_jax
+      >>> from cml_jax.models import mlp
+      >>> from cml_jax.tasks import sinusoid
+      >>> method = cml_jax.maml(mlp(), cml_jax.squared_error, learning_rate=0.01, num_steps=1)
+      >>> params = method.init(jax.random.key(0), jax.numpy.zeros((5, 1)))
+      >>> draw = jax.vmap(lambda key: sinusoid(key, shots=5, queries=10))
+      >>> tasks = draw(jax.random.split(jax.random.key(1), 2))
+      >>> found = cml_jax.task_gradients(method, params, tasks)
+      >>> found.losses.shape
+      (2,)
+      >>> found.gradients["base"]["head"]["Dense_0"]["kernel"].shape
+      (2, 40, 1)
+      >>> first, second = (jax.tree.map(lambda x: x[t], found.gradients) for t in range(2))
+      >>> agreement = optax.tree.vdot(first, second)
+    """
+    _check_tasks(tasks)
+    trained = _trained(params)
+
+    def one_task(task):
+        def objective(trained):
+            current = params | trained
+            adapted = _adapt(method, current, task.support)
+            if metrics:
+                prediction = method.predict(adapted, task.query.inputs)
+                loss, report = method.objective(current, adapted, task.query, prediction)
+                report |= {k: m(prediction[0], task.query.targets) for k, m in metrics.items()}
+            else:
+                loss, report = method.objective(current, adapted, task.query)
+            # None where `adapt` returned the leaf of the base itself.
+            displacement = jax.tree.map(
+                lambda b, a: None if a is b else b - a, current["base"], adapted.params
+            )
+            carried = {name: adapted.extra[name] for name in params if name not in trained}
+            return loss, (displacement, carried, report)
+
+        (loss, rest), gradient = jax.value_and_grad(objective, has_aux=True)(trained)
+        return TaskGradients(loss, gradient, *rest)
+
+    return _over_tasks(one_task, tasks, chunk)
+
+
+def meta_gradient(
+    method: Method,
+    params: Params,
+    tasks: Task,
+    *,
+    weigh: Callable[[PyTree], jax.Array] = uniform,
+    weigh_on: str = "displacements",
+    radius: jax.typing.ArrayLike | None = None,
+    chunk: int | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+) -> MetaGradient:
+    """The weighted sum of the tasks' gradients, which the outer optimiser is given.
+
+        sum_t w_t gradient_t,   w = weigh(displacements)
+
+    Args:
+      method: What `maml`, `cml`, ... return.
+      params: `state.params`.
+      tasks: A batch of tasks, a `Task` with leaves `[T, n, ...]`.
+      weigh: As in `meta_step`, and so are weigh_on, radius, chunk and metrics.
+      weigh_on: What `weigh` reads.
+      radius: The radius of sharpness-aware minimisation.
+      chunk: The number of tasks that run at a time.
+      metrics: More to report on the query set.
+
+    Returns:
+      A `MetaGradient`: the mean loss, the gradient, what is carried, and the report.
+
+    Raises:
+      TypeError, AssertionError, ValueError: As `meta_step` raises them.
+    """
+    if weigh_on not in ("displacements", "gradients"):
+        raise ValueError(f"weigh_on={weigh_on!r} is unknown: use 'displacements' or 'gradients'")
+
+    def weighted_sum(trained):
+        by_task = task_gradients(method, params | trained, tasks, metrics=metrics, chunk=chunk)
+        weights = weigh(_weighed(by_task, weigh_on))
+        exact = jax.lax.Precision.HIGHEST  # never TF32 or bfloat16 for a few million products
+        gradient = jax.tree.map(
+            lambda g: jnp.tensordot(weights.astype(g.dtype), g, 1, precision=exact),
+            by_task.gradients,
+        )
+        report = jax.tree.map(lambda m: m.mean(0), by_task.reports) | {
+            "gradient_norm": optax.tree.norm(gradient),
+            "weight_mean": weights.mean(),
+            "weight_min": weights.min(),
+            "weight_max": weights.max(),
+            "weight_negative": jnp.mean(weights < 0, dtype=jnp.float32),
+        }
+        carried = jax.tree.map(_mean_or_count, by_task.carried)
+        return MetaGradient(by_task.losses.mean(), gradient, carried, report)
+
+    trained = _trained(params)
+    result = weighted_sum(trained)
+    return result if radius is None else weighted_sum(perturb(trained, result.gradient, radius))
 
 
 def meta_step(
@@ -45,88 +191,84 @@ def meta_step(
         displacement_t = params["base"] - adapted_t, on the leaves that adapt
 
     With `radius`, that gradient leads to params + radius * gradient / |gradient|, and the gradient
-    there (its weights too) is the one applied: sharpness-aware minimisation around the optimizer,
-    Sharp-MAML_up. The metrics are those at the perturbed parameters, as in its released code.
+    there (its weights too) is the one that is applied: sharpness-aware minimisation around the
+    optimiser, which is Sharp-MAML_up. The metrics are then those at the perturbed parameters, as in
+    its released code.
 
     `params["carried"]`, where a method has it, is not trained: its next value is the mean over
-    tasks (the maximum, for counts) of what `method.adapt` returns as "carried".
+    tasks (for integers the maximum) of what `method.adapt` returns as `extra["carried"]`.
 
-    Pure: `jax.jit(partial(meta_step, method, optimizer), donate_argnums=0)`. With `tasks` sharded
-    along their first axis the weighted sum is the only communication.
+    An outer optimiser that asks for the loss, such as
+    `optax.chain(optax.adam(1e-3), optax.contrib.reduce_on_plateau())`, gets `value`, the mean of
+    the tasks' objectives, however the tasks are weighed. Line searches, which evaluate the loss at
+    other parameters, are not supported.
+
+    The function is pure and the caller compiles it, as in the example. With `tasks` sharded along
+    their first axis, the weighted sum is the only communication between devices.
 
     Args:
-      method: static.
-      optimizer: static; the outer one.
-      state: the state before.
-      tasks: a `Task` with leaves `[T, n, ...]`.
-      weigh: displacements (leaves `[T, ...]`) to weights `[T]`, constants of the step.
-      weigh_on: "displacements", or "gradients": `weigh` reads the tasks' meta-gradients of
-        params["base"] instead, which is what the outer loop sums. Ours: the paper on gradient
-        agreement weighs displacements.
-      radius: rho of Sharp-MAML_up (5e-4 in its code), at the cost of a second gradient; None is
-        off.
-      chunk: how many tasks run at a time: None is all (GPU, TPU); the number of devices is one
-        on each (CPU), and the least memory. It must divide T. The result is the same.
-      metrics: more to report on the query set, name to `(outputs, targets) -> scalar`.
+      method: What `maml`, `cml`, ... return.
+      optimizer: The outer optimiser, any optax transformation.
+      state: The state before the step.
+      tasks: A batch of tasks, a `Task` with leaves `[T, n, ...]`.
+      weigh: A function from displacements (leaves `[T, ...]`) to the tasks' weights `[T]`, which
+        are constants of the step.
+      weigh_on: "displacements", or "gradients": then `weigh` reads the tasks' gradients of
+        params["base"], which are what the outer loop sums. The paper on gradient agreement weighs
+        displacements; the other choice is ours.
+      radius: The radius rho of Sharp-MAML_up (5e-4 in its code), at the cost of a second gradient.
+        None turns it off.
+      chunk: The number of tasks that run at a time; it must divide T. None runs all at once and
+        suits a GPU or TPU. On CPU, the number of devices runs one task on each and needs the least
+        memory. The result is the same.
+      metrics: More to report on the query set, from name to `(outputs, targets) -> scalar`.
 
     Returns:
-      The state after, and a flat dict of scalars: what `method.objective` reports and `metrics`,
-      as means over tasks; "gradient_norm"; "weight_mean", "weight_min", "weight_max" and
-      "weight_negative" (the mean, the smallest and the largest task weight, and the share of
-      negative ones).
+      The state after the step, and a flat dict of scalars: means over tasks of what
+      `method.objective` reports and of `metrics`; "gradient_norm"; "weight_mean", "weight_min",
+      "weight_max" and "weight_negative", the mean, smallest and largest weight of a task and the
+      share of negative weights.
 
     Raises:
-      TypeError, AssertionError: at trace time, naming the argument, when `tasks` is no batch of
-        tasks.
-      ValueError: when chunk does not divide T, there are no tasks or no examples, or weigh_on is
-        neither.
+      TypeError, AssertionError: When `tasks` is not a batch of tasks. The message names the leaf.
+      ValueError: When chunk does not divide T, when there are no tasks or no examples, or when
+        weigh_on is neither of its two values.
 
-    Reference: `radius`: Abbas et al. 2022, https://arxiv.org/abs/2206.03996, algorithm 1.
+    Example:
+      >>> from functools import partial
+      >>> import jax, optax, cml_jax
+      >>> from cml_jax.models import mlp
+      >>> from cml_jax.tasks import sinusoid
+      >>> method = cml_jax.maml(mlp(), cml_jax.squared_error, learning_rate=0.01, num_steps=1)
+      >>> optimizer = optax.adam(1e-3)
+      >>> state = cml_jax.init(method, optimizer, jax.random.key(0), jax.numpy.zeros((5, 1)))
+      >>> step = jax.jit(partial(cml_jax.meta_step, method, optimizer), donate_argnums=0)
+      >>> draw = jax.vmap(lambda key: sinusoid(key, shots=5, queries=10))
+      >>> for i in range(2):
+      ...     tasks = draw(jax.random.split(jax.random.key(i), 4))
+      ...     state, report = step(state, tasks)
+      >>> int(state.step)
+      2
+      >>> sorted(report)[:2]
+      ['gradient_norm', 'loss']
+
+    Reference: For `radius`, Abbas et al. 2022, https://arxiv.org/abs/2206.03996, algorithm 1.
     """
-    _check_tasks(tasks)
-    if weigh_on not in ("displacements", "gradients"):
-        raise ValueError(f"weigh_on={weigh_on!r} is unknown: use 'displacements' or 'gradients'")
+    result = meta_gradient(
+        method,
+        state.params,
+        tasks,
+        weigh=weigh,
+        weigh_on=weigh_on,
+        radius=radius,
+        chunk=chunk,
+        metrics=metrics,
+    )
     trained = _trained(state.params)
-
-    def one_task(task, trained):
-        def objective(trained):
-            params = state.params | trained
-            adapted = method.adapt(params, task.support)
-            if metrics:
-                prediction = method.predict(adapted, task.query.inputs)
-                loss, report = method.objective(params, adapted, task.query, prediction)
-                report |= {k: m(prediction[0], task.query.targets) for k, m in metrics.items()}
-            else:
-                loss, report = method.objective(params, adapted, task.query)
-            carried = {k: adapted[k] for k in params if k not in trained}
-            return loss, (_displacement(params["base"], adapted), carried, report)
-
-        return jax.grad(objective, has_aux=True)(trained)
-
-    def weighted_gradient(trained):
-        results = _over_tasks(lambda task: one_task(task, trained), tasks, chunk)
-        gradients, (displacements, carried, report) = results
-        weights = weigh(displacements if weigh_on == "displacements" else gradients["base"])
-        exact = jax.lax.Precision.HIGHEST  # never TF32 or bfloat16 for a few million products
-        gradient = jax.tree.map(
-            lambda g: jnp.tensordot(weights.astype(g.dtype), g, 1, precision=exact), gradients
-        )
-        report = jax.tree.map(lambda m: m.mean(0), report) | {
-            "gradient_norm": optax.tree.norm(gradient),
-            "weight_mean": weights.mean(),
-            "weight_min": weights.min(),
-            "weight_max": weights.max(),
-            "weight_negative": jnp.mean(weights < 0, dtype=jnp.float32),
-        }
-        return gradient, jax.tree.map(_mean_or_count, carried), report
-
-    result = weighted_gradient(trained)
-    if radius is not None:
-        result = weighted_gradient(perturb(trained, result[0], radius))
-    gradient, carried, report = result
-    updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
-    params = optax.apply_updates(trained, updates) | carried
-    return MetaState(params, opt_state, state.step + 1), report
+    extra = {"value": result.loss} if _takes_extra_arguments(optimizer) else {}
+    updates, opt_state = optimizer.update(result.gradient, state.opt_state, trained, **extra)
+    params = optax.apply_updates(trained, updates) | result.carried
+    return MetaState(params, opt_state, state.step + 1), result.report
 
 
 def evaluate(
@@ -138,44 +280,103 @@ def evaluate(
     transductive: bool = True,
     chunk: int | None = None,
 ) -> jax.Array:
-    """Adapts to every support set and scores every query set.
+    """Adapts to every support set and scores the query set.
+
+    Noise (dropout, where the inputs are a `Noisy`) is drawn while adapting and never while
+    predicting.
 
     Args:
-      method: static; its inner loop may be longer than in training.
+      method: What `maml`, ... return. Its inner loop may be longer than in training.
       params: `state.params`.
-      tasks: a `Task` with leaves `[T, n, ...]`.
+      tasks: A batch of tasks, a `Task` with leaves `[T, n, ...]`.
       metric: `(outputs, targets) -> scalar`, such as `accuracy`.
-      transductive: True predicts a task's queries in one batch, so that batch statistics (where
-        the model has them) see all queries, as MAML's published numbers do. False predicts each
-        query together with the support set alone: nothing is learned from other queries.
-      chunk: how many tasks run at a time, as in `meta_step`.
+      transductive: True predicts all queries of a task in one batch, so that batch statistics
+        (where the network has them) see all queries, as in MAML's published numbers. False predicts
+        each query together with the support set only, so that nothing is learned from the other
+        queries.
+      chunk: The number of tasks that run at a time, as in `meta_step`.
 
     Returns:
-      `[T]`, the metric of each task.
+      The metric of each task, `[T]`.
+
+    Raises:
+      TypeError, AssertionError: When `tasks` is not a batch of tasks. The message names the leaf.
+      ValueError: When chunk does not divide T, when there are no tasks or no examples, or when
+        transductive=False and a query has another shape than a support example.
+
+    Example:
+      >>> import jax, cml_jax
+      >>> from cml_jax.models import mlp
+      >>> from cml_jax.tasks import sinusoid
+      >>> method = cml_jax.maml(mlp(), cml_jax.squared_error, learning_rate=0.01, num_steps=10)
+      >>> params = method.init(jax.random.key(0), jax.numpy.zeros((5, 1)))
+      >>> draw = jax.vmap(lambda key: sinusoid(key, shots=5, queries=10))
+      >>> tasks = draw(jax.random.split(jax.random.key(1), 3))
+      >>> errors = cml_jax.evaluate(method, params, tasks, cml_jax.squared_error)
+      >>> errors.shape
+      (3,)
     """
     _check_tasks(tasks)
+    if not transductive:
+        _check_queries_join_the_support(tasks)
 
     def one_task(task):
-        adapted = method.adapt(params, task.support)
+        adapted = _adapt(method, params, task.support)
+        support, queries = map(_without_noise, (task.support.inputs, task.query.inputs))
 
         def predict_one(query):
-            inputs = jax.tree.map(
-                lambda s, q: jnp.concatenate([s, q[None]]), task.support.inputs, query
-            )
+            inputs = jax.tree.map(lambda s, q: jnp.concatenate([s, q[None]]), support, query)
             return jax.tree.map(lambda o: o[-1], method.predict(adapted, inputs)[0])
 
         if transductive:
-            outputs, _ = method.predict(adapted, task.query.inputs)
+            outputs, _ = method.predict(adapted, queries)
         else:
-            outputs = jax.vmap(predict_one)(task.query.inputs)
+            outputs = jax.vmap(predict_one)(queries)
         return metric(outputs, task.query.targets)
 
     return _over_tasks(one_task, tasks, chunk)
 
 
 def _trained(params):
-    """All parts but what a method carries along."""
+    """All parts except what a method carries along."""
     return {name: part for name, part in params.items() if name != "carried"}
+
+
+def _adapt(method, params, support):
+    """`method.adapt`, and a line that says which rule of `Adapted` it broke."""
+    adapted = method.adapt(params, support)
+    if not isinstance(adapted, Adapted):
+        raise TypeError(
+            f"method.adapt returned a {type(adapted).__name__}: return "
+            "cml_jax.Adapted(params, extra), with params like params['base']"
+        )
+    expected, found = map(jax.tree.structure, (params["base"], adapted.params))
+    if found != expected:
+        raise ValueError(
+            f"method.adapt returned parameters with the structure {found} but params['base'] is "
+            f"{expected}: return the same, and put what else there is into Adapted.extra"
+        )
+    if "carried" in params and "carried" not in adapted.extra:
+        raise ValueError(
+            f"params have 'carried' but Adapted.extra has {list(adapted.extra)}: return its next "
+            "value as extra['carried']"
+        )
+    return adapted
+
+
+def _weighed(by_task, weigh_on):
+    """What the weighting reads."""
+    if weigh_on == "gradients":
+        return by_task.gradients["base"]
+    # Where nothing adapts (no inner steps), zeros: `weigh` reads T from a leaf.
+    nothing = not jax.tree.leaves(by_task.displacements)
+    return jnp.zeros(by_task.losses.shape) if nothing else by_task.displacements
+
+
+def _takes_extra_arguments(optimizer):
+    # By its signature: some wrappers, such as optax.MultiSteps, pass them on without the type.
+    parameters = inspect.signature(optimizer.update).parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def _mean_or_count(values):
@@ -183,12 +384,13 @@ def _mean_or_count(values):
     return values.mean(0) if jnp.issubdtype(values.dtype, jnp.inexact) else values.max(0)
 
 
-def _displacement(base, adapted):
-    """`base - adapted`; None (no leaf) where `adapt` returned the leaf of `base` itself."""
-    adapted = {part: adapted[part] for part in base}  # without the keys a method adds beside them
-    displacement = jax.tree.map(lambda b, a: None if a is b else b - a, base, adapted)
-    # Where nothing adapts (no inner steps), one zero: `weigh` reads T from a leaf.
-    return displacement if jax.tree.leaves(displacement) else jnp.zeros(())
+def _without_noise(inputs):
+    """`inputs` with every `Noisy` in it replaced by the inputs alone."""
+
+    def is_noisy(node):
+        return isinstance(node, Noisy)
+
+    return jax.tree.map(lambda x: x.inputs if is_noisy(x) else x, inputs, is_leaf=is_noisy)
 
 
 def _over_tasks(function, tasks, chunk):
@@ -235,3 +437,16 @@ def _check_tasks(tasks):
             chex.assert_axis_dimension(
                 leaf, 1, num_examples, custom_message=f"{name} disagrees on n, the examples a task"
             )
+
+
+def _check_queries_join_the_support(tasks):
+    """One query and the support set have to fit into one batch."""
+    queries, supports = (_without_noise(batch.inputs) for batch in (tasks.query, tasks.support))
+    fit = jax.tree.structure(queries) == jax.tree.structure(supports)
+    shapes = [[x.shape[2:] for x in jax.tree.leaves(inputs)] for inputs in (queries, supports)]
+    if not fit or shapes[0] != shapes[1]:
+        raise ValueError(
+            "transductive=False predicts each query in one batch with the support set, but the "
+            f"leaves of a query are {shapes[0]} and those of a support example {shapes[1]}: give "
+            "both the same, or use transductive=True"
+        )

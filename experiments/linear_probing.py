@@ -3,13 +3,15 @@
     python -m experiments.linear_probing --config=configs/nodes.py --config.data.name=citeseer
 
 Trains a GCN on the nodes of the training classes, freezes it, and fits a logistic regression to
-the support nodes of every test task: the same tasks as `experiments.main` tests with this config.
+the support nodes of every test task. The tasks are those that `experiments.main` tests with the
+same config.
 """
 
 import sys
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,21 +25,29 @@ from cml_jax.graphs.sparse import matmul
 from cml_jax.models import gcn
 from cml_jax.tasks import task_keys
 from cml_jax.types import Params
-from experiments.build import graphs
-from experiments.build import problem as build
-from experiments.build.replicas import interval
-from experiments.evaluate import describe
-from experiments.run_folder.folder import write_json
+from experiments import build
+from experiments.build.nodes import OnGraph
+from experiments.choices.key import ConfigError
+from experiments.machine.backend import BackendError, start
+from experiments.run_folder import folder
+from experiments.run_folder.results import Results, interval, read_results
 from experiments.settings.command_line import CONFIG, WORKDIR, fail, parse_flags
-from experiments.settings.config import GRAPHS, ConfigError
+from experiments.settings.config import flat
 
 EPOCHS, EVERY, PATIENCE = 1000, 10, 10
 
 
 def embed(graph: Graph, body: Params) -> jax.Array:
-    """The features of all nodes `[n, hidden]` under the body of `gcn`, each hidden unit made once.
+    """The features of all nodes under the body of `gcn`, each hidden unit computed once.
 
-    A relu(A X W1 + b1) W2 + b2
+        A relu(A X W1 + b1) W2 + b2
+
+    Args:
+      graph: The graph, with A X in `graph.smoothed`.
+      body: The parameters "body" of `models.gcn`.
+
+    Returns:
+      `[nodes, hidden]`.
     """
     hidden = jax.nn.relu(jnp.asarray(graph.smoothed) @ body["kernel_1"] + body["bias_1"][None])
     second = body["second"]
@@ -47,19 +57,19 @@ def embed(graph: Graph, body: Params) -> jax.Array:
 def logistic_regression(
     features: jax.Array, targets: jax.Array, ways: int, num_steps: int = 20
 ) -> tuple[jax.Array, jax.Array]:
-    """Newton's steps from zero on
+    """Fits a logistic regression by Newton's steps from zero.
 
-        sum_i -log softmax(features_i W + b)[targets_i] + penalty / 2 |W|^2
+        minimise  sum_i -log softmax(features_i W + b)[targets_i] + penalty / 2 |W|^2
 
-    the objective of scikit-learn's default, C = 1: penalty = 1, and 2 for two classes, of which it
-    has one vector w and 1/2 |w|^2: at the minimum W = (-w / 2, w / 2), so |w|^2 = 2 |W|^2. b is
-    determined up to a constant, which 1e-6 / 2 |b|^2 fixes.
+    This is the objective of scikit-learn's default, C = 1: penalty = 1, and 2 for two classes, for
+    which scikit-learn has one vector w and 1/2 |w|^2: at the minimum W = (-w / 2, w / 2), so that
+    |w|^2 = 2 |W|^2. b is determined up to a constant, which 1e-6 / 2 |b|^2 fixes.
 
     Args:
-      features: `[n, F]`, of the order of one: the step is never cut back.
-      targets: int32 `[n]`.
-      ways: classes.
-      num_steps: of Newton; 20 reach float32's precision.
+      features: `[n, F]`, numbers of the order of one: the steps are never shortened.
+      targets: int32 `[n]`, the classes.
+      ways: Number of classes.
+      num_steps: Number of Newton's steps; 20 reach float32's precision.
 
     Returns:
       W `[F, ways]` and b `[ways]`.
@@ -85,13 +95,13 @@ def logistic_regression(
 def probe(embedding: jax.Array, tasks: Task, ways: int) -> jax.Array:
     """The accuracy `[T]` of a logistic regression fitted to every task's support nodes.
 
-    The embedding is first scaled to [0, 1] over all nodes, unit by unit, as in the code: the
+    The embedding is first scaled to [0, 1] over all nodes, unit by unit, as in TLP-FSNC's code: the
     penalty on the weights means nothing without a scale.
 
     Args:
-      embedding: of all nodes `[n, hidden]`.
-      tasks: inputs are node ids `[T, n]`.
-      ways: classes in a task.
+      embedding: The features of all nodes, `[nodes, hidden]`.
+      tasks: A batch of tasks whose inputs are node ids `[T, n]`.
+      ways: Number of classes in a task.
     """
     low = embedding.min(0, keepdims=True)
     embedding = (embedding - low) / jnp.maximum(embedding.max(0, keepdims=True) - low, 1e-12)
@@ -105,7 +115,31 @@ def probe(embedding: jax.Array, tasks: Task, ways: int) -> jax.Array:
     return jax.vmap(one)(tasks)
 
 
-def linear_probing(config, epochs: int = EPOCHS) -> dict:
+class Probed(NamedTuple):
+    """What linear probing reached.
+
+    Attributes:
+      step: The epoch with the best validation, whose network was tested.
+      validation: The mean accuracy of its validation.
+      accuracies: The accuracy of every test task, `[test_tasks]`.
+    """
+
+    step: int
+    validation: float
+    accuracies: np.ndarray
+
+
+def linear_probing(
+    data: Mapping[str, OnGraph],
+    sample: Callable[[jax.Array, OnGraph], Task],
+    *,
+    ways: int,
+    hidden: int,
+    seed: int,
+    validation_tasks: int,
+    test_tasks: int,
+    epochs: int = EPOCHS,
+) -> Probed:
     """Trains on the training classes and probes the test classes.
 
     Every epoch is one step of Adam (0.005, weight decay 5e-4 added to the gradient) on the mean
@@ -116,29 +150,26 @@ def linear_probing(config, epochs: int = EPOCHS) -> dict:
     meta-learners, so that only the training differs.
 
     Args:
-      config: `data`, `seed`, `model.hidden`, and the tasks of `eval`; nothing else is used.
-      epochs: at most.
-
-    Returns:
-      What results.json holds, as of a run of `experiments.main`.
-
-    Raises:
-      ValueError: when the data cannot give such tasks.
+      data: The graph and the classes of the splits "train", "validation" and "test".
+      sample: `(key, data[split]) -> Task`, the tasks of validation and test.
+      ways: Number of classes in a task.
+      hidden: Number of hidden units.
+      seed: Seed of the initial parameters and of the tasks.
+      validation_tasks: Number of tasks in a validation.
+      test_tasks: Number of test tasks.
+      epochs: Number of epochs at most.
 
     Reference: Tan et al. 2022, https://arxiv.org/abs/2212.05606;
     https://github.com/Zhen-Tan-dmml/TLP-FSNC.
     """
-    started = time.monotonic()
-    problem = build.problem(config)
-    print(graphs.in_words(problem.graph), file=sys.stderr)
-    graph, members = problem.data["train"].graph, problem.data["train"].members
+    graph, members = data["train"].graph, data["train"].members
     filled = np.arange(members.ids.shape[1]) < members.counts[:, None]
     own, targets = members.ids[filled], np.nonzero(filled)[0]
-    key, [hidden] = jax.random.key(config.seed), config.model.hidden
+    key = jax.random.key(seed)
     optimizer = optax.chain(optax.add_decayed_weights(5e-4), optax.adam(5e-3))
 
     @jax.jit
-    def start(graph):
+    def init(graph):
         params = gcn(graph, len(members.counts), hidden=hidden).init(key, jnp.zeros(1, jnp.int32))
         return params, optimizer.init(params)
 
@@ -158,60 +189,75 @@ def linear_probing(config, epochs: int = EPOCHS) -> dict:
 
     @partial(jax.jit, static_argnames=("split", "count"))
     def score(params, data, split, count):
-        drawn = jax.vmap(problem.test_sample, (0, None))(task_keys(key, split, 0, count), data)
-        return probe(embed(data.graph, params["body"]), drawn, config.data.ways)
+        drawn = jax.vmap(sample, (0, None))(task_keys(key, split, 0, count), data)
+        return probe(embed(data.graph, params["body"]), drawn, ways)
 
     def probed(params, split, count):
-        return np.asarray(score(params, problem.data[split], split, count))
+        return np.asarray(score(params, data[split], split, count))
 
-    state = start(graph)
+    state = init(graph)
     best, value, at = state[0], -1.0, 0
     for epoch in range(EVERY, epochs + 1, EVERY):
         state = train(graph, own, targets, state)
-        new = float(probed(state[0], "validation", config.eval.validation_tasks).mean())
+        new = float(probed(state[0], "validation", validation_tasks).mean())
         if new > value:
             best, value, at = state[0], new, epoch
         if epoch - at == EVERY * PATIENCE:
             break
-    values = probed(best, "test", config.eval.num_tasks)
-    row = {"predicts": "logistic regression", "num_steps": 0, "transductive": True}
-    row |= interval("accuracy", values)
-    return {
-        "method": "linear probing",
-        "data": config.data.name,
-        "split_hash": problem.split_hash,
-        "validation": {"accuracy": value, "step": at},
-        "test": row,
-        "test_all": [row],
-        "seed": config.seed,
-        "graph": problem.graph,
-        "wall_seconds": time.monotonic() - started,
-    }
+    return Probed(at, value, probed(best, "test", test_tasks))
 
 
 def main(_: list[str]) -> None:
     """Prints the accuracy; with --workdir stores it."""
-    config = CONFIG.value
-    path = Path(WORKDIR.value) / "results.json" if WORKDIR.value else None
-    if path and path.exists():
-        print(f"finished: {path}")
-        return
+    settings, started = flat(CONFIG.value), time.monotonic()
     try:
-        if config.data.name not in GRAPHS or config.model.name != "gcn":
-            raise ConfigError("linear probing is of model.name=gcn: use --config=configs/nodes.py")
-        for name, only in (("num_seeds", 1), ("sweep", "none"), ("co_learner", "none")):
-            if config[name] not in (only, ""):
-                raise ConfigError(
-                    f"{name}={config[name]} is not for linear probing, which has one run and one "
-                    "head: leave it out"
-                )
-        results = linear_probing(config)
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, results)
-    except (ConfigError, ValueError, OSError) as error:
+        workdir = folder.check_workdir(WORKDIR.value) if WORKDIR.value else None
+        if workdir and (workdir / folder.RESULTS).exists():
+            read_results(workdir)
+            print(f"finished: {workdir / folder.RESULTS}")
+            return
+        _check(settings)
+        start()
+        problem = build.problem(settings)
+        print(problem.description, file=sys.stderr)
+        probed = linear_probing(
+            problem.data,
+            problem.draw_test,
+            ways=problem.ways,
+            hidden=settings["model.hidden"][0],
+            seed=settings["seed"],
+            validation_tasks=settings["eval.validation_tasks"],
+            test_tasks=settings["eval.num_tasks"],
+        )
+        test = {"predicts": "logistic regression", "num_steps": 0, "transductive": True}
+        test |= interval("accuracy", probed.accuracies)
+        results = Results(
+            method="linear probing",
+            data=problem.name,
+            split_hash=problem.split_hash,
+            graph=problem.facts,
+            validation={"accuracy": probed.validation, "step": probed.step},
+            test=test,
+            test_all=[test],
+            seed=settings["seed"],
+            wall_seconds=time.monotonic() - started,
+        )
+        if workdir:
+            results.write(workdir)
+    except (BackendError, ConfigError, ValueError, OSError) as error:
         fail(error, 2)
-    print(f"test: {describe('accuracy', results['test'])}")
+    print(f"test: {results}")
+
+
+def _check(settings):
+    if settings["model.name"] != "gcn":
+        raise ConfigError("linear probing is of model.name=gcn: use --config=configs/nodes.py")
+    for name, only in (("num_seeds", 1), ("sweep", "none"), ("co_learner", "none")):
+        if settings[name] not in (only, ""):
+            raise ConfigError(
+                f"{name}={settings[name]} is not for linear probing, which has one run and one "
+                "head: leave it out"
+            )
 
 
 if __name__ == "__main__":

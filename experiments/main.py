@@ -6,7 +6,7 @@ import traceback
 from absl import app, flags, logging
 
 from experiments.choices.key import ConfigError
-from experiments.machine import allocator, devices, lock, processes
+from experiments.machine import allocator, backend, devices, lock, processes
 from experiments.machine.stop_signals import handle_stop_signals
 from experiments.run import Stopped, run
 from experiments.run_folder.folder import RESULTS
@@ -32,6 +32,7 @@ def main(_: list[str]) -> None:
         devices.configure(config.plan.devices, config.plan.compilation_cache, config.precision)
         if processes.may_be_distributed(config.hosts.count):
             processes.join(**config.hosts, settings=_shared(config))
+        backend.start()
         if not _EVALUATE.value:
             handle_stop_signals()
         results = run(
@@ -65,7 +66,7 @@ def _errors_as_lines():
     except SystemExit as stop:
         processes.end_if_joined(stop.code)
         raise
-    except (ConfigError, lock.LockError) as error:
+    except (ConfigError, lock.LockError, backend.BackendError) as error:
         _end(error, 2)
     except (processes.ProcessesError, Stopped) as error:
         _end(error, 1)

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -16,7 +16,18 @@ from experiments.settings.config import flat
 from experiments.settings.record import changed, record, rewrite
 
 if TYPE_CHECKING:
-    from experiments.build.problem import Problem
+    from experiments.build import Learner, Problem, Schedule
+    from experiments.machine.devices import Plan
+
+
+class Parts(NamedTuple):
+    """What a run is made of: see `experiments.train.train`, which takes all but `about`."""
+
+    learner: "Learner"
+    problem: "Problem"
+    plan: "Plan"
+    schedule: "Schedule"
+    about: dict[str, Any]
 
 
 class Stopped(Exception):
@@ -87,9 +98,8 @@ def _prepare(
         if not evaluate_only:
             workdir.mkdir(parents=True, exist_ok=True)
         if workdir.exists():
-            held.enter_context(lock.hold(workdir))
-            for left in workdir.glob(".*.json*.*"):  # by a process that was killed as it wrote
-                left.unlink()
+            held.enter_context(lock.hold(workdir / folder.LOCK))
+            folder.remove_temporary_files(workdir)
     except OSError as error:
         raise ConfigError(f"cannot write {workdir} ({error.strerror}): choose --workdir") from None
     accepted = record(config, workdir, evaluate_only, accept_changes and not evaluate_only)
@@ -107,44 +117,63 @@ def _prepare(
 def _run(
     config: ConfigDict, workdir: Path, problem: "Problem | None", evaluate_only: bool
 ) -> Results | None:
-    # Imported only here: a mistake in the settings is told before jax is loaded.
-    from experiments import build
-    from experiments.evaluate import evaluate
-    from experiments.machine.devices import make_plan
-    from experiments.train import train
-
     lock_file = workdir / folder.LOCK  # process 0 has just written it
     if not processes.same(lock_file.read_bytes() if lock_file.exists() else b""):
         raise ConfigError(f"{workdir} is not one folder on all machines: put it on a shared disk")
+    parts = assemble(config, problem)
+    if not evaluate_only and not train(config, parts, workdir):
+        raise Stopped("stopped before the end: the same command resumes from here")
+    return evaluate(config, parts, workdir)
+
+
+def assemble(config: ConfigDict, problem: "Problem | None" = None) -> "Parts":
+    """What a config is made into: below this, nobody sees it.
+
+    Args:
+      config: Checked settings.
+      problem: The caller's own; None is the config's.
+
+    Raises:
+      ConfigError: The data cannot give such tasks, or the plan does not fit the machine.
+    """
+    # Imported only here: a mistake in the settings is told before jax is loaded.
+    from experiments import build
+    from experiments.machine.devices import make_plan
+
     settings = flat(config)
-    own = problem is not None
     with _mistakes():
-        problem = build.own(problem) if own else build.problem(settings)
+        made = build.problem(settings) if problem is None else build.own(problem)
         plan = make_plan(
             config.tasks_per_step,
             devices=config.plan.devices,
             chunk=config.plan.chunk,
             steps_per_dispatch=config.plan.steps_per_dispatch,
             remat=config.plan.remat == "on",
-            small=problem.small,
+            small=made.small,
         )
-    learner = build.learner(settings, problem)
-    schedule = build.schedule(settings)
-    if not evaluate_only:
-        accepted = processes.on_process_zero(lambda: bool(changed(config, workdir)))
-        accept = (lambda: rewrite(config, workdir)) if accepted else None
-        if not train(learner, problem, plan, schedule, workdir, accept):
-            raise Stopped("stopped before the end: the same command resumes from here")
+        learner = build.learner(settings, made)
+    about = _about(settings, made, own=problem is not None)
+    return Parts(learner, made, plan, build.schedule(settings), about)
+
+
+def train(config: ConfigDict, parts: "Parts", workdir: Path) -> bool:
+    """Trains to the end; False when a signal asked to stop before."""
+    from experiments.train import train as train_parts
+
+    accepted = processes.on_process_zero(lambda: bool(changed(config, workdir)))
+    accept = (lambda: rewrite(config, workdir)) if accepted else None
+    return train_parts(*parts[:4], workdir, accept)
+
+
+def evaluate(config: ConfigDict, parts: "Parts", workdir: Path) -> Results | None:
+    """Tests the best checkpoint and writes the results."""
+    from experiments.evaluate import evaluate as evaluate_parts
+
+    steps = [steps or config.num_steps for steps in config.eval.num_steps]
+    tasks = config.eval.num_tasks
     with _mistakes():
-        return evaluate(
-            learner,
-            problem,
-            plan,
-            schedule,
-            workdir,
-            num_steps=[steps or config.num_steps for steps in config.eval.num_steps],
-            num_tasks=config.eval.num_tasks,
-            about=_about(settings, problem, own),
+        return evaluate_parts(
+            *parts[:4], workdir, num_steps=steps, num_tasks=tasks, about=parts.about
         )
 
 
@@ -153,7 +182,7 @@ def _about(settings: Mapping[str, Any], problem: "Problem", own: bool) -> dict[s
     return {
         "method": settings["method"],
         "weighting": settings["weighting"],
-        "co_learner": settings["co_learner"],
+        "co_learner": ("own" if problem.co_learner else "none") if own else settings["co_learner"],
         "seed": settings["seed"],
         "protocol": {
             "ways": problem.ways or None,

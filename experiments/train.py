@@ -83,12 +83,14 @@ def _train(learner, problem, plan, schedule, workdir, accept, closing):
             accept()
 
     log = closing.enter_context(
-        contextlib.closing(MetricsFile(workdir / METRICS, step, schedule.tensorboard))
+        contextlib.closing(MetricsFile(workdir, step, schedule.tensorboard))
     )
     check = health_check(learner, problem, schedule, read_rows(workdir))
     warned = check.warnings()
     progress = closing.enter_context(
-        contextlib.closing(Progress(schedule.train_steps, step, schedule.log_seconds))
+        contextlib.closing(
+            Progress(schedule.train_steps, step, schedule.log_seconds, problem.metric_name)
+        )
     )
     if problem.description:
         progress.say(problem.description)

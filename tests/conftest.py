@@ -19,6 +19,8 @@ jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+LEFT_OUT = "not reliability and not slow"  # as in addopts
+
 _bias_correction = optax.tree.bias_correction
 
 
@@ -35,6 +37,15 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error")
     if "s" not in config.option.reportchars:
         config.option.reportchars += "s"  # A skipped test says so, and why, whatever the options.
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter, config):
+    """A plain run leaves tests out (`addopts` in pyproject.toml): its last lines say so."""
+    yield
+    if config.option.markexpr == LEFT_OUT:
+        line = "LEFT OUT: the tests marked reliability or slow; python -m pytest -m '' runs all"
+        terminalreporter.write_line(line, yellow=True)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,7 +9,7 @@ import optax
 from cml_jax.graphs.graph import Graph
 from cml_jax.graphs.sparse import dense_rows
 from cml_jax.inner import gradient_descent, loss_on, sgd
-from cml_jax.types import Loss, Method, Model, Noisy, PyTree, Task
+from cml_jax.types import Adapted, Loss, Method, Model, Noisy, PyTree, Task
 
 
 class Matched(NamedTuple):
@@ -99,16 +99,16 @@ def amm_gnn(
     """
 
     def predict(adapted, inputs):
-        if "alpha" not in adapted:  # not adapted yet: a co-learner's init asks for the features
-            return model.apply(adapted, inputs.inputs)
-        body = adapted["body"]
-        scale = 1 + strength * adapted["alpha"].mean(0)
+        if "alpha" not in adapted.extra:  # before adapting: a co-learner's init reads the features
+            return model.apply(adapted.params, inputs.inputs)
+        body = adapted.params["body"]
+        scale = 1 + strength * adapted.extra["alpha"].mean(0)
         body = body | {"kernel_1": scale[:, None] * body["kernel_1"]}
-        return model.apply({"body": body, "head": adapted["head"]}, inputs.inputs)
+        return model.apply(adapted.params | {"body": body}, inputs.inputs)
 
     # alpha stands beside the base, not in a closure: first order stops its gradient too.
     scaled = model._replace(
-        apply=lambda both, inputs: predict(both["base"] | {"alpha": both["alpha"]}, inputs)
+        apply=lambda both, inputs: predict(Adapted(both["base"], {"alpha": both["alpha"]}), inputs)
     )
 
     def init(key, inputs):
@@ -136,13 +136,15 @@ def amm_gnn(
             remat=remat,
             first_step=0,
         )
-        return both["base"] | vectors
+        return Adapted(both["base"], vectors)
 
     def objective(params, adapted, query, prediction=None):
         del params
         outputs, _ = prediction or predict(adapted, query.inputs)
         query_loss = loss(outputs, query.targets)
-        matching = sum(optax.cosine_similarity(*adapted[name], epsilon=1e-6) for name in _MAPS)
+        matching = sum(
+            optax.cosine_similarity(*adapted.extra[name], epsilon=1e-6) for name in _MAPS
+        )
         return query_loss - strength * matching, {"loss": query_loss, "matching": matching}
 
     return Method(init, adapt, predict, objective)

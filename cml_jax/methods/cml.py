@@ -3,7 +3,7 @@
 import jax
 
 from cml_jax.methods.maml import maml
-from cml_jax.types import Loss, Method, Model, PyTree
+from cml_jax.types import Adapted, Loss, Method, Model, PyTree
 
 
 def cml(
@@ -77,26 +77,34 @@ def cml_dagger(
     Reference: Shin et al. 2024, https://arxiv.org/abs/2406.04639, eq. 9.
     """
 
-    def apply(params, inputs):
-        _, features = model.apply(params["base"], inputs)
-        outputs, _ = co_learner.apply(params["co_learner"], features)
+    def apply(both, inputs):
+        _, features = model.apply(both["base"], inputs)
+        outputs, _ = co_learner.apply(both["co_learner"], features)
         return outputs, features
 
     # BOIL on the network whose head is the co-learner.
-    adapts = {"base": {"body": True, "head": False}, "co_learner": False}
+    plain = maml(model, loss, learning_rate=0.0, num_steps=0)
     swapped = maml(
-        Model(_init_beside(maml(model, loss, learning_rate=0.0, num_steps=0), co_learner), apply),
+        Model(_init_beside(plain, co_learner), apply),
         loss,
         learning_rate={"base": learning_rate, "co_learner": 0.0},
         num_steps=num_steps,
-        adapts=adapts,
+        adapts={"base": {"body": True, "head": False}, "co_learner": False},
     )
-    return swapped._replace(
-        init=lambda key, inputs: swapped.init(key, inputs)["base"],
-        adapt=lambda params, support: swapped.adapt(
-            {"base": {part: params[part] for part in ("base", "co_learner")}}, support
-        ),
-    )
+
+    def adapt(params, support):
+        both = {part: params[part] for part in ("base", "co_learner")}
+        adapted = swapped.adapt({"base": both}, support).params
+        return Adapted(adapted["base"], {"co_learner": adapted["co_learner"]})
+
+    def predict(adapted, inputs):
+        return apply({"base": adapted.params} | adapted.extra, inputs)
+
+    def objective(params, adapted, query, prediction=None):
+        prediction = prediction or predict(adapted, query.inputs)
+        return swapped.objective(params, adapted, query, prediction)
+
+    return Method(_init_beside(plain, co_learner), adapt, predict, objective)
 
 
 def cml_dagger_released(method: Method, co_learner: Model) -> Method:
@@ -118,17 +126,15 @@ def cml_dagger_released(method: Method, co_learner: Model) -> Method:
     """
 
     def adapt(params, support):
-        return {"base": method.adapt(params, support), "co_learner": params["co_learner"]}
+        adapted = method.adapt(params, support)
+        return adapted._replace(extra=adapted.extra | {"co_learner": params["co_learner"]})
 
     def predict(adapted, inputs):
-        _, features = method.predict(adapted["base"], inputs)
-        outputs, _ = co_learner.apply(adapted["co_learner"], features)
+        _, features = method.predict(adapted, inputs)
+        outputs, _ = co_learner.apply(adapted.extra["co_learner"], features)
         return outputs, features
 
-    def objective(params, adapted, query, prediction=None):
-        return method.objective(params, adapted["base"], query, prediction)
-
-    return Method(_init_beside(method, co_learner), adapt, predict, objective)
+    return Method(_init_beside(method, co_learner), adapt, predict, method.objective)
 
 
 def _init_beside(method, co_learner):
@@ -136,7 +142,7 @@ def _init_beside(method, co_learner):
         params = method.init(key, inputs)
         if "co_learner" in params:
             raise ValueError("cml(cml(...)): a method has one co-learner, wrap the base method")
-        _, features = method.predict(params["base"], inputs)
+        _, features = method.predict(Adapted(params["base"]), inputs)
         # fold_in, not split: the base starts as it would alone, so that runs can be paired.
         return params | {"co_learner": co_learner.init(jax.random.fold_in(key, 1), features)}
 

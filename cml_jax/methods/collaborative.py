@@ -45,20 +45,23 @@ def collaborative(model: Model, loss: Loss, *, co_learner: Model, **inner: Any) 
         second = co_learner.init(jax.random.fold_in(key, 1), features)
         return params | {"head": {"meta_learner": params["head"], "co_learner": second}}
 
-    def predict(adapted, inputs):
-        return model.apply(adapted | {"head": adapted["head"]["meta_learner"]}, inputs)
+    def first(params, inputs):
+        return model.apply(params | {"head": params["head"]["meta_learner"]}, inputs)
 
     def apply(params, inputs):
-        outputs, features = predict(params, inputs)
+        outputs, features = first(params, inputs)
         return (outputs, co_learner.apply(params["head"]["co_learner"], features)[0]), features
 
     def summed(outputs, targets):
         return loss(outputs[0], targets) + loss(outputs[1], targets)
 
+    def predict(adapted, inputs):
+        return first(adapted.params, inputs)
+
     def objective(params, adapted, query, prediction=None):
         del params
         outputs, features = prediction or predict(adapted, query.inputs)
-        co_outputs, _ = co_learner.apply(adapted["head"]["co_learner"], features)
+        co_outputs, _ = co_learner.apply(adapted.params["head"]["co_learner"], features)
         co_loss = loss(co_outputs, query.targets)
         value = loss(outputs, query.targets) + co_loss
         return value, {"loss": value, "co_learner_loss": co_loss}

@@ -6,7 +6,7 @@ import jax
 import optax
 
 from cml_jax.inner import check_differentiable, gradient_descent, loss_on, select, sgd
-from cml_jax.types import Loss, Method, Model, PyTree
+from cml_jax.types import Adapted, Loss, Method, Model, PyTree
 
 
 def maml(
@@ -66,7 +66,7 @@ def maml(
         base = params["base"]
         if optimizer is not None and (isinstance(first_order, jax.Array) or not first_order):
             check_differentiable(optimizer, select(adapts, base))
-        return gradient_descent(
+        adapted = gradient_descent(
             loss_on(model, loss, support),
             base,
             sgd(learning_rate) if optimizer is None else optimizer,
@@ -76,14 +76,18 @@ def maml(
             remat=remat,
             first_step=0,
         )
+        return Adapted(adapted)
+
+    def predict(adapted, inputs):
+        return model.apply(adapted.params, inputs)
 
     def objective(params, adapted, query, prediction=None):
         del params
-        outputs, _ = prediction or model.apply(adapted, query.inputs)
+        outputs, _ = prediction or predict(adapted, query.inputs)
         query_loss = loss(outputs, query.targets)
         return query_loss, {"loss": query_loss}
 
-    return Method(init, adapt, model.apply, objective)
+    return Method(init, adapt, predict, objective)
 
 
 fomaml = partial(maml, first_order=True)

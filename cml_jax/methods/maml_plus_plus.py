@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cml_jax.inner import gradient_descent, loss_on, merge, rate_per_leaf, select, sgd
-from cml_jax.types import Loss, Method, Model, PyTree
+from cml_jax.types import Adapted, Loss, Method, Model, PyTree
 
 
 def multi_step_weights(
@@ -149,17 +149,17 @@ def maml_plus_plus(
             length=num_steps,
             unroll=num_steps == 1,
         )
-        adapted = merge(first_norm, last)
+        extra = {}
         if jax.tree.leaves(first_norm):
-            adapted["step_norm"] = select(norm, last)
+            extra["step_norm"] = select(norm, last)
         if step_weights is not None:
-            adapted["earlier"] = jax.tree.map(lambda x: x[:-1], path)
-        return adapted
+            extra["earlier"] = jax.tree.map(lambda x: x[:-1], path)
+        return Adapted(merge(first_norm, last), extra)
 
     def predict(adapted, inputs):
-        network = {k: v for k, v in adapted.items() if k not in ("step_norm", "earlier")}
-        if "step_norm" in adapted:
-            network = merge(adapted["step_norm"], network)
+        network = adapted.params
+        if "step_norm" in adapted.extra:
+            network = merge(adapted.extra["step_norm"], network)
         return model.apply(network, inputs)
 
     def objective(params, adapted, query, prediction=None):
@@ -184,7 +184,7 @@ def maml_plus_plus(
             )
 
         # One at a time, as the inner loop goes: side by side they would need K times the memory.
-        earlier = jax.lax.map(weighted, (weights[:-1], adapted["earlier"]))
+        earlier = jax.lax.map(weighted, (weights[:-1], adapted.extra["earlier"]))
         value = jnp.sum(earlier) + weights[-1] * last
         return value, {"loss": last, "multi_step_loss": value}
 

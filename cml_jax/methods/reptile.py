@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from cml_jax.inner import gradient_descent, loss_on
-from cml_jax.types import Loss, Method, Model
+from cml_jax.types import Adapted, Loss, Method, Model
 
 
 def reptile(
@@ -42,7 +42,7 @@ def reptile(
         return {"base": model.init(key, inputs)}
 
     def adapt(params, support):
-        return gradient_descent(
+        adapted = gradient_descent(
             loss_on(model, loss, support),
             params["base"],
             optimizer,
@@ -50,18 +50,22 @@ def reptile(
             first_order=True,
             first_step=0,
         )
+        return Adapted(adapted)
+
+    def predict(adapted, inputs):
+        return model.apply(adapted.params, inputs)
 
     def objective(params, adapted, query, prediction=None):
         del query, prediction
         gap = jax.tree.map(
             lambda p, a: jnp.sum(jnp.square(p - jax.lax.stop_gradient(a))),
             params["base"],
-            {part: adapted[part] for part in params["base"]},
+            adapted.params,
         )
         value = sum(jax.tree.leaves(gap)) / 2
         return value, {"loss": value}
 
-    return Method(init, adapt, model.apply, objective)
+    return Method(init, adapt, predict, objective)
 
 
 def reptile_released(
@@ -127,7 +131,7 @@ def reptile_released(
         rows = minibatches(carried["step"], size, minibatch, num_steps)
         rows = (jnp.arange(num_steps), rows)
         (theta, state), _ = jax.lax.scan(step, (params["base"], carried["inner_state"]), rows)
-        return theta | {"carried": {"inner_state": state, "step": carried["step"] + 1}}
+        return Adapted(theta, {"carried": {"inner_state": state, "step": carried["step"] + 1}})
 
     return plain._replace(init=init, adapt=adapt)
 

@@ -6,7 +6,7 @@ import optax
 
 from cml_jax.inner import gradient_descent, loss_on, merge, perturb, sgd
 from cml_jax.methods.maml import maml
-from cml_jax.types import Loss, Method, Model, PyTree
+from cml_jax.types import Adapted, Loss, Method, Model, PyTree
 
 
 def sharp_maml(
@@ -60,7 +60,7 @@ def sharp_maml(
             return at, number + 1
 
         sharper = optax.GradientTransformation(lambda _: jnp.zeros((), jnp.int32), sharpen)
-        return gradient_descent(
+        adapted = gradient_descent(
             support_loss,
             base,
             optax.chain(sharper, sgd(learning_rate)),
@@ -70,5 +70,6 @@ def sharp_maml(
             remat=remat,
             first_step=0,
         )
+        return Adapted(adapted)
 
     return plain._replace(adapt=adapt)

@@ -51,7 +51,16 @@ def learner(settings: Settings, problem: Problem) -> Learner:
     Args:
       settings: By dotted names, checked.
       problem: What is learned.
+
+    Raises:
+      ValueError: The method or the choice of the checkpoint needs a co-learner, and there is none.
     """
+    needs = METHODS[settings["method"]].needs_co_learner or settings["eval.best_of"] == "both"
+    if needs and problem.co_learner is None:
+        raise ValueError(
+            f"method={settings['method']} with eval.best_of={settings['eval.best_of']} needs a "
+            "second head: give problem.co_learner"
+        )
 
     def with_settings(function):
         return lambda swept, *arguments: function({**settings, **swept}, problem, *arguments)

@@ -16,24 +16,23 @@ class LockError(Exception):
     """Another program is at work in the folder: one line."""
 
 
-def hold(workdir: Path) -> IO:
+def hold(path: Path) -> IO:
     """Locks a run's folder for as long as the returned file is open.
 
-    The operating system holds the lock (`flock` on the file `lock`) and lets it go when the process
-    ends, however it ends. Where the file system has no locks (some network disks, gcsfuse), that is
-    logged and the program goes on: then nothing keeps a second one out.
+    The operating system holds the lock (`flock` on a file in the folder) and releases it when the
+    process ends, however it ends. Where the file system has no locks (some network disks,
+    gcsfuse), that is logged and the program continues: then nothing keeps a second one out.
 
     Args:
-      workdir: the run's folder, which must exist.
+      path: The lock file, in the folder that is locked; the folder must exist.
 
     Returns:
-      The open file; keep it. It tells the process: `PID on HOST`.
+      The open file, to be kept open; its text tells the process: `PID on HOST`.
 
     Raises:
-      LockError: another program has it.
-      OSError: the file cannot be written.
+      LockError: Another program holds the lock.
+      OSError: The file cannot be written.
     """
-    path = workdir / "lock"
     file = open(path, "a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,10 +42,12 @@ def hold(workdir: Path) -> IO:
             holder = file.read().strip() or "another process"
             file.close()
             raise LockError(
-                f"{workdir} is in use by process {holder}: wait for it, stop it, or choose "
+                f"{path.parent} is in use by process {holder}: wait for it, stop it, or choose "
                 "another --workdir"
             ) from None
-        logging.warning("%s cannot be locked (%s): start no second program", path, error.strerror)
+        logging.warning(
+            "%s cannot be locked (%s): do not start a second program", path, error.strerror
+        )
     file.truncate(0)
     file.write(f"{os.getpid()} on {socket.gethostname()}\n")
     file.flush()

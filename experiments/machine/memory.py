@@ -9,17 +9,22 @@ from experiments.machine import processes
 from experiments.machine.devices import Plan
 
 
-def fitting(config, plan: Plan, program: Callable) -> tuple[Plan, Any]:
+def fitting(plan: Plan, program: Callable[[Plan], Any], remat_auto: bool) -> tuple[Plan, Any]:
     """Compiles `program(plan)`; where it does not fit in memory, once more with `remat`.
 
+    Args:
+      plan: The layout on the devices.
+      program: Compiles a step for a plan.
+      remat_auto: Whether `remat` may be switched on here.
+
     Returns:
-      The plan that fits and its compiled program.
+      The plan that fits, with its need of memory, and its compiled program.
 
     Raises:
-      ValueError: when none fits; with the estimate, and before anything has run.
+      ValueError: None fits; the message has the estimate, and nothing has run yet.
     """
     plans = [plan]
-    if config.plan.remat == "auto":
+    if remat_auto:
         plans.append(plan._replace(remat=True))
     limit = processes.smallest(memory_limit())
     for plan in plans:
@@ -35,10 +40,15 @@ def fitting(config, plan: Plan, program: Callable) -> tuple[Plan, Any]:
 
 
 def memory_needed(compiled, devices: int) -> int:
-    """Bytes that an execution of a compiled program takes on a device, as its compiler counts them.
+    """How much memory an execution of a compiled program takes, as its compiler counts it.
 
-    CPU devices of a process share one memory: there it is the sum over them. 0 where the compiler
-    cannot tell.
+    Args:
+      compiled: What `jax.jit(...).lower(...).compile()` returned.
+      devices: How many devices it runs on.
+
+    Returns:
+      Bytes on a device, or 0 where the compiler cannot tell. The CPU devices of a process share
+      one memory: there it is the sum over them.
     """
     import jax
 
@@ -51,9 +61,9 @@ def memory_needed(compiled, devices: int) -> int:
 
 
 def memory_limit() -> int:
-    """Bytes of a device (CPU: of the machine, or of the container); 0 where it cannot be told.
+    """Bytes of memory of a device (CPU: of the machine, or of the container); 0 where unknown.
 
-    All of it, not what is free just now: what is decided by it must not change when a run goes on.
+    All of it, not what is free just now: what is decided by it must not change when a run resumes.
     """
     import jax
 

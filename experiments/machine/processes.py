@@ -1,13 +1,13 @@
 """One run in many processes: they find each other, agree, and notice when one of them is gone.
 
-Every process runs the same program on the same config (but for `hosts.index`). What decides the way
-a program goes (a signal, a clock, a file) must be agreed upon here first: a process that waits for
-the others in an exchange that they never start waits forever.
+Every process runs the same program with the same settings (but for the index of the process and
+where its data are). What decides how a program continues (a signal, a clock, a file) must be agreed
+upon here first: a process that waits for the others in an exchange that they never start waits
+forever.
 """
 
 import ctypes
 import importlib.util
-import json
 import os
 import signal
 import socket
@@ -29,29 +29,32 @@ _ABSENT = (
 )
 GONE = (
     "another process of this run ended or does not answer any more: start all of them again, "
-    "training goes on from the last checkpoint"
+    "training resumes from the last checkpoint"
 )
 _libc = ctypes.CDLL(None)
-_joined = False
-_code: int | None = None  # of `end`
-_noise: str | None = None  # the file that has what jaxlib writes to descriptor 2
+_joining = _joined = False  # `join` has begun; has found the others
+_code: int | None = None  # the exit code that `end` was called with
+_noise: str | None = None  # the file with what jaxlib writes to descriptor 2
 
 
-class HostsError(Exception):
+class ProcessesError(Exception):
     """The processes of a run did not find each other, or do not fit together: one line."""
 
 
-def may_be_distributed(config) -> bool:
+def may_be_distributed(count: int) -> bool:
     """Whether there may be other processes, without loading jax.
 
-    By `hosts.count`; where it is 0, under SLURM and Open MPI by their counts, and on a machine with
-    TPU software always: only jax can ask Cloud TPU, in `join`.
+    Where `count` is 0: under SLURM and Open MPI their variables tell; on a machine with TPU
+    software the answer is always yes, since only jax can ask Cloud TPU, in `join`.
+
+    Args:
+      count: How many processes the run has; 0 where the user does not say.
 
     Raises:
-      HostsError: such a count is no number.
+      ProcessesError: A variable of SLURM or Open MPI is not a number.
     """
-    if config.hosts.count:
-        return config.hosts.count > 1
+    if count:
+        return count > 1
     if all(name in os.environ for name in _SLURM):
         return _count("SLURM_NTASKS") > 1
     if "OMPI_MCA_orte_hnp_uri" in os.environ:
@@ -59,61 +62,71 @@ def may_be_distributed(config) -> bool:
     return importlib.util.find_spec("libtpu") is not None
 
 
-def join(config, evaluate: bool) -> None:
+def join(
+    coordinator: str, count: int, index: int, timeout_seconds: int, *, settings: bytes
+) -> None:
     """Connects this process to the others; must run before jax touches a device.
 
     Args:
-      config: of all processes, but for `hosts` and `data.dir`.
-      evaluate: whether the run is only evaluated; of all processes, too.
+      coordinator: HOST:PORT of process 0.
+      count: How many processes there are; 0 where the cluster tells (and then all three).
+      index: Which of them this is.
+      timeout_seconds: Seconds to wait for the others, and of silence until one counts as gone.
+      settings: What all processes must have been started with.
 
     Raises:
-      HostsError: they do not answer, or were started with other settings.
+      ProcessesError: The others do not answer, or were started with other settings.
     """
     import jax
 
-    hosts = config.hosts
+    global _joining, _joined
     given = {}
-    if hosts.count:
+    if count:
         given = {
-            "coordinator_address": hosts.coordinator,
-            "num_processes": hosts.count,
-            "process_id": hosts.index,
+            "coordinator_address": coordinator,
+            "num_processes": count,
+            "process_id": index,
             "cluster_detection_method": "deactivate",
         }
-        _check_port(hosts)
+        if index == 0:
+            _check_port(coordinator)
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM away
     _set_noise_aside()
     _libc.signal(signal.SIGABRT, _aborted)
+    _joining = True
     try:
         jax.distributed.initialize(
             **given,
-            initialization_timeout=hosts.timeout_seconds,
-            heartbeat_timeout_seconds=hosts.timeout_seconds,
+            initialization_timeout=timeout_seconds,
+            heartbeat_timeout_seconds=timeout_seconds,
         )
     except ValueError:
         if given:
             raise
-        # No cluster: the only process.
+        # There is no cluster: this is the only process.
     except RuntimeError as error:
-        raise HostsError(f"{_ABSENT} ({reason(error)})") from error
+        raise ProcessesError(f"{_ABSENT} ({reason(error)})") from error
     if jax.process_count() == 1:
         _libc.signal(signal.SIGABRT, None)
         os.dup2(sys.stderr.fileno(), 2)
         _forget_noise()
+        _joining = False
         return
-    global _joined
     _joined = True
-    settings = config.to_dict()
-    del settings["hosts"], settings["data"]["dir"]
-    if not same(json.dumps([settings, evaluate], sort_keys=True).encode()):
-        raise HostsError(
+    if not same(settings):
+        raise ProcessesError(
             "the processes were started differently: only --config.hosts.index and "
             "--config.data.dir may differ"
         )
 
 
+def joined() -> bool:
+    """Whether this process is one of many, or has tried to become one."""
+    return _joining
+
+
 def leave() -> None:
-    """Waits for the others and disconnects: the last thing of a run that ends well."""
+    """Waits for the others and disconnects: the last thing that a run does when it ends well."""
     if _many():
         import jax
 
@@ -122,7 +135,11 @@ def leave() -> None:
 
 
 def end(code: int) -> NoReturn:
-    """Ends a process that has failed, at once: without waiting for others, or for threads."""
+    """Ends a process that has failed, at once: without waiting for others, or for threads.
+
+    Args:
+      code: The exit code.
+    """
     global _code
     _code = code
     _forget_noise()
@@ -133,8 +150,18 @@ def end(code: int) -> NoReturn:
     os._exit(code)
 
 
+def end_if_joined(code: int) -> None:
+    """Ends a process of many, as `end` does; returns where this one is alone.
+
+    Args:
+      code: The exit code.
+    """
+    if joined():
+        end(code)
+
+
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error of a process of many is that of an exchange with the others."""
+    """Whether an error in one of many processes comes from an exchange with the others."""
     import jax
 
     errors = (error, error.__cause__, error.__context__)
@@ -153,8 +180,11 @@ def is_process_zero() -> bool:
 def on_process_zero(action: Callable[[], bool]) -> bool:
     """Runs `action` in process 0; all processes return what it returned.
 
+    Args:
+      action: Returns True or False.
+
     Raises:
-      HostsError: in the other processes, when it raised.
+      ProcessesError: In the other processes, when it raised.
     """
     if not _many():
         return action()
@@ -165,7 +195,7 @@ def on_process_zero(action: Callable[[], bool]) -> bool:
     finally:
         outcome = int(_gather(outcome)[0])
     if outcome == _REFUSED:
-        raise HostsError("process 0 has ended this run: its own line tells why")
+        raise ProcessesError("process 0 has ended this run: its own line tells why")
     return bool(outcome)
 
 
@@ -187,10 +217,14 @@ def same(data: bytes) -> bool:
 
 
 def replicate(tree: Any, sharding: Any) -> Any:
-    """Arrays that every process has whole, on all devices of `sharding`.
+    """Puts arrays that every process has whole on all devices of `sharding`.
+
+    Args:
+      tree: A pytree of arrays.
+      sharding: A sharding that splits no axis.
 
     Raises:
-      HostsError: the processes have different arrays.
+      ProcessesError: The processes have different arrays.
     """
     import jax
 
@@ -198,18 +232,20 @@ def replicate(tree: Any, sharding: Any) -> Any:
         return jax.device_put(tree, sharding)
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
     if not same(b"".join(zlib.crc32(leaf.tobytes()).to_bytes(4) for leaf in leaves)):
-        raise HostsError("the processes have read different data: give all of them the same files")
+        raise ProcessesError(
+            "the processes have read different data: give all of them the same files"
+        )
     put = [jax.make_array_from_callback(x.shape, sharding, lambda i, x=x: x[i]) for x in leaves]
     return jax.tree.unflatten(structure, put)
 
 
 def reason(error: BaseException) -> str:
-    """The start of a message of jaxlib's."""
+    """The first line of a message, cut: jaxlib's are long."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _many() -> bool:
-    # Whoever has not joined is alone; asking so starts no backend.
+    # A process that has not joined is alone; to ask jax for its count would start a backend.
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized()
 
@@ -219,14 +255,14 @@ def _count(name: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise HostsError(
-            f"{name}={text!r} is no number of processes: set it to one, or --config.hosts.count=1 "
-            "for one alone"
+        raise ProcessesError(
+            f"{name}={text!r} is not a number of processes: set it to one, or "
+            "--config.hosts.count=1 for one alone"
         ) from None
 
 
 def _gather(value: Any) -> np.ndarray:
-    """`[processes, ...]`, the value of each."""
+    """`[processes, ...]`, the value of each process."""
     if not _many():
         return np.asarray(value)[None]
     from jax.experimental import multihost_utils
@@ -234,29 +270,31 @@ def _gather(value: Any) -> np.ndarray:
     return multihost_utils.process_allgather(np.asarray(value))
 
 
-def _check_port(hosts) -> None:
+def _check_port(coordinator: str) -> None:
     # jaxlib may crash where the port is taken.
-    if hosts.index == 0:
-        try:
-            socket.create_server(("", int(hosts.coordinator.rpartition(":")[2]))).close()
-        except (OSError, OverflowError) as error:
-            raise HostsError(
-                f"hosts.coordinator={hosts.coordinator}: its port cannot be opened ({error}): "
-                "choose one that is free"
-            ) from error
+    try:
+        socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
+    except (OSError, OverflowError) as error:
+        raise ProcessesError(
+            f"hosts.coordinator={coordinator}: its port cannot be opened ({error}): choose one "
+            "that is free"
+        ) from error
 
 
 def _set_noise_aside() -> None:
     """Sends what C++ writes to descriptor 2 to a file; Python's stderr stays where it was.
 
-    jaxlib tells of a lost process by two pages. With --verbosity=1 they are shown.
+    jaxlib reports a lost process in two pages. With --verbosity=1 they are shown.
     """
     global _noise
     if logging.get_verbosity() >= logging.INFO:
         return
     with tempfile.NamedTemporaryFile(prefix="cml_jax-", suffix=".log", delete=False) as file:
         sys.stderr.flush()
-        sys.stderr = open(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+        before = sys.stderr
+        sys.stderr = open(
+            os.dup(2), "w", buffering=1, encoding=before.encoding, errors=before.errors
+        )
         os.dup2(file.fileno(), 2)
         _noise = file.name
     logging.get_absl_handler().python_handler.setStream(sys.stderr)
@@ -271,7 +309,7 @@ def _forget_noise() -> None:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _aborted(_: int) -> None:
-    """Makes jaxlib's abort() one line; Python's own handlers never run in an aborting thread."""
+    """Makes one line of jaxlib's abort(); Python's own handlers never run in an aborting thread."""
     if _code is None:
         why = f" (jaxlib's words: {_noise})" if _noise else ""
         os.write(sys.stderr.fileno(), f"error: {GONE if _joined else _ABSENT}{why}\n".encode())

@@ -16,10 +16,11 @@ _libc = ctypes.CDLL(None)
 
 
 def handle_stop_signals() -> None:
-    """Makes the first SIGTERM, SIGINT or SIGHUP a request that `stop_requested` tells.
+    """Makes the first SIGTERM, SIGINT or SIGHUP a request that `stop_requested` reports.
 
-    The next SIGTERM or SIGINT kills. The next SIGHUP does not: where a terminal goes, the shell and
-    the kernel send one each. Under nohup SIGHUP stays ignored. Call from the main thread, once.
+    The next SIGTERM or SIGINT kills. The next SIGHUP does not: when a terminal closes, the shell
+    and the kernel send one each. Under nohup SIGHUP stays ignored. Call it once, from the main
+    thread.
     """
     # Python runs handlers between two bytecodes of the main thread: never during a long dispatch or
     # a compilation. The bytes of the wakeup descriptor are written at once.
@@ -33,9 +34,9 @@ def handle_stop_signals() -> None:
 
 
 def stop_requested() -> bool:
-    """Whether a stop signal came to any process since `handle_stop_signals`.
+    """Whether a stop signal reached any process since `handle_stop_signals`.
 
-    All processes must ask at the same points: they answer each other.
+    All processes must ask at the same points: each waits for the others' answers.
     """
     return processes.any_process(_STOP.is_set())
 
@@ -56,14 +57,14 @@ def _listen(reading: int) -> None:
 
 
 def _tell() -> None:
-    """Says that the program stops, if anybody can hear it."""
+    """Prints that the program stops, where that is possible."""
     stderr = sys.stderr.fileno()
     if not select.select([], [stderr], [], 0)[1]:
-        return  # whoever reads it has paused: waiting would keep the second signal waiting
+        return  # its reader has paused: waiting for it would delay the second signal
     try:
         os.write(stderr, _LINE)
     except OSError:
-        # The terminal is gone; what cannot be said must not end the run before it saves.
+        # The terminal is gone; what cannot be printed must not end the run before it saves.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for each in (sys.stdout.fileno(), stderr):
             os.dup2(nowhere, each)

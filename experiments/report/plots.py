@@ -1,4 +1,4 @@
-"""Pictures of runs, from the rows of metrics.jsonl. Needs matplotlib; without it, a warning."""
+"""Pictures of runs, from the rows of metrics.jsonl. They need matplotlib; without it, a warning."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,41 +8,47 @@ import numpy as np
 from absl import logging
 
 from experiments.run_folder.folder import Row
+from experiments.run_folder.results import Results, is_share
 
 # Okabe and Ito's colours, told apart by the colour-blind; the styles help where colour is not seen.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", "-.", ":")
+_LONG_NAMES = {"mse": "mean squared error"}
 
 
 def learning_curve(
     rows: Sequence[Row],
     path: str | os.PathLike,
     title: str,
-    results: Mapping[str, Any] | None = None,
+    metric: str,
+    results: Results | None = None,
     groups: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
-    """Draws training and validation against meta-steps: accuracy and loss, or the squared error.
+    """Draws the metric and the loss of training and validation against meta-steps.
+
+    The loss has a panel of its own where it is another number than the metric.
 
     Args:
-      rows: of metrics.jsonl: "train/loss", "train/accuracy" (or "train/mse"), "validation/...".
-      path: the picture; its suffix is the format.
-      title: above it.
-      results: what results.json holds; the test's mean and 95% interval are drawn as a band.
-      groups: of several runs: label to run numbers, as in `replicas.groups`; each has a
-        line, the mean over its seeds, in a band from the lowest to the highest.
+      rows: Rows of metrics.jsonl, with "train/loss", "train/METRIC" and "validation/METRIC".
+      path: The picture; its suffix is the format.
+      title: The text above it.
+      metric: Name of the metric.
+      results: What the run reached; the test's mean and 95% interval are drawn as a band.
+      groups: For several replicas, label to the numbers of its replicas; each has a line, the mean
+        over its seeds, in a band from the lowest to the highest.
     """
-    metric = "mse" if any("train/mse" in row for row in rows) else "accuracy"
-    figure = _figure(1 if metric == "mse" else 2)
+    same = rows and all(row.get("train/loss") == row.get(f"train/{metric}") for row in rows)
+    names = (metric,) if same else (metric, "loss")
+    figure = _figure(len(names))
     if figure is None:
         return
-    names = (metric,) if metric == "mse" else (metric, "loss")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         if groups:
             _draw_groups(axes, name, rows, groups)
         else:
             _draw_run(axes, name, rows)
-        if results is not None and name in results["test"]:
-            _draw_test(axes, name, results["test"])
+        if results is not None and results.test.get(name) is not None:
+            _draw_test(axes, name, results.test)
         _finish(axes, name)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=150)
@@ -52,15 +58,15 @@ def compare(
     curves: Mapping[str, Sequence[Row]],
     path: str | os.PathLike,
     title: str,
-    name: str = "validation/accuracy",
+    name: str,
 ) -> None:
     """Draws one number of several runs against meta-steps.
 
     Args:
-      curves: label of a run to its rows of metrics.jsonl.
-      path: the picture; its suffix is the format.
-      title: above it.
-      name: of the number.
+      curves: Label of a run to its rows of metrics.jsonl.
+      path: The picture; its suffix is the format.
+      title: The text above it.
+      name: Name of the number in the rows, such as "validation/accuracy".
     """
     figure = _figure(1)
     if figure is None:
@@ -81,15 +87,17 @@ def points(
     rows: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
     path: str | os.PathLike,
     title: str,
+    metric: str,
 ) -> None:
-    """Draws accuracies with their intervals, a line a method.
+    """Draws a metric with its intervals, one line per method.
 
-    Where one is above 95% the scale parts 98 from 99%.
+    Shares are in percent; where one is above 95%, the scale is stretched there.
 
     Args:
-      rows: method to column to tests, the first of which is drawn: "accuracy" and "ci95".
-      path: the picture; its suffix is the format.
-      title: above it.
+      rows: Method to column to tests, the first of which is drawn: its metric and "ci95".
+      path: The picture; its suffix is the format.
+      title: The text above it.
+      metric: Name of the metric.
     """
     figure = _figure(1.3 + max(map(len, rows)) / 50, height=1.2 + 0.42 * len(rows))
     if figure is None:
@@ -100,7 +108,7 @@ def points(
         shift = 0.17 * (i - (len(columns) - 1) / 2)
         found = [(y, row[column][0]) for y, row in enumerate(rows.values()) if column in row]
         axes.errorbar(
-            [test["accuracy"] for _, test in found],
+            [test[metric] for _, test in found],
             [y + shift for y, _ in found],
             xerr=[test["ci95"] for _, test in found],
             fmt="os^D"[i % 4],
@@ -109,18 +117,22 @@ def points(
             linewidth=1,
             label=column,
         )
-    best = max(test["accuracy"] for row in rows.values() for [test, *_] in row.values())
-    ticks = [0.5, 0.6, 0.7, 0.8, 0.9]
-    if best > 0.95:
-        axes.set_xscale("logit")
-        ticks = [0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99]
-    axes.set_xticks(ticks, [f"{100 * tick:g}%" for tick in ticks])
-    axes.set_xticks([], minor=True)
+    best = max(test[metric] for row in rows.values() for [test, *_] in row.values())
+    stretched = is_share(metric) and best > 0.95
+    if is_share(metric):
+        ticks = [0.5, 0.6, 0.7, 0.8, 0.9]
+        if stretched:
+            axes.set_xscale("logit")
+            ticks = [0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99]
+        axes.set_xticks(ticks, [f"{100 * tick:g}%" for tick in ticks])
+        axes.set_xticks([], minor=True)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     modes = any(len(tests) > 1 for row in rows.values() for tests in row.values())
-    scale = " (logit scale)" if best > 0.95 else ""
-    axes.set_xlabel(f"test accuracy{', all queries at once' if modes else ''}{scale}")
+    scale = " (logit scale)" if stretched else ""
+    axes.set_xlabel(
+        f"test {_LONG_NAMES.get(metric, metric)}{', all queries at once' if modes else ''}{scale}"
+    )
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -132,10 +144,10 @@ def fits(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str
     """Draws regression tasks: the true curve, the support points, and what is predicted.
 
     Args:
-      tasks: of each "x" `[n]`, "true" `[n]`, "support" `([k], [k])`, and "predicted", a mapping
-        from inner steps to `[n]`.
-      path: the picture; its suffix is the format.
-      title: above it.
+      tasks: For each task "x" `[n]`, "true" `[n]`, "support" `([k], [k])`, and "predicted", a
+        mapping from inner steps to `[n]`.
+      path: The picture; its suffix is the format.
+      title: The text above it.
     """
     figure = _figure(len(tasks) / 1.8)
     if figure is None:
@@ -189,7 +201,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 def _draw_test(axes, name: str, test: Mapping[str, Any]) -> None:
     mean, half = test[name], test["ci95"]
-    number = f"{mean:.2%} ± {half:.2%}" if name == "accuracy" else f"{mean:.3g} ± {half:.2g}"
+    number = f"{mean:.2%} ± {half:.2%}" if is_share(name) else f"{mean:.3g} ± {half:.2g}"
     axes.axhline(mean, color=_COLORS[2], linestyle="-.", label=f"test {number}")
     axes.axhspan(mean - half, mean + half, color=_COLORS[2], alpha=0.15, linewidth=0)
 
@@ -206,7 +218,7 @@ def _draw_run(axes, name: str, rows: Sequence[Row]) -> None:
 def _draw_groups(axes, name: str, rows: Sequence[Row], groups: Mapping[str, Sequence[int]]) -> None:
     split = "validation" if any(f"validation/{name}/0" in row for row in rows) else "train"
     for i, (label, members) in enumerate(groups.items()):
-        # A run that is not finite any more has no value: its line ends, the others' go on.
+        # A replica that is not finite any more has no value: its line ends.
         values = [[row.get(f"{split}/{name}/{m}") for m in members] for row in rows]
         values = np.array(values, float)
         kept = np.isfinite(values).any(1)
@@ -225,9 +237,9 @@ def _draw_groups(axes, name: str, rows: Sequence[Row], groups: Mapping[str, Sequ
 
 def _finish(axes, label: str) -> None:
     axes.set_xlabel("meta-step")
-    axes.set_ylabel({"mse": "mean squared error"}.get(label, label))
+    axes.set_ylabel(_LONG_NAMES.get(label, label))
     values = [v for line in axes.get_lines() for v in line.get_ydata()]
-    if "accuracy" in label:
+    if is_share(label.rpartition(" ")[2]):
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     elif values and max(values) > 20 * min(values) > 0:
         axes.set_yscale("log")

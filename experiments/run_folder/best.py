@@ -1,4 +1,4 @@
-"""The best validation of every run, and the parameters that made it."""
+"""The best validation of every replica, and the parameters that reached it."""
 
 from typing import Any, NamedTuple
 
@@ -13,22 +13,26 @@ class Best(NamedTuple):
     """The parameters to test.
 
     Attributes:
-      params: those with the best validation; several runs are a leading axis. NaN before the first
-        validation, and for a run that was never finite at one: its test is not a number either.
-      about: {"value", "step"} of that validation, a number each or a list over runs.
+      params: The parameters with the best validation; several replicas are a leading axis. They
+        are NaN before the first validation, and for a replica that was never finite at one: its
+        test is not a number either.
+      about: The "value" and the "step" of that validation, each a number or a list over replicas.
     """
 
     params: Params
     about: dict[str, Any]
 
     def after(self, params: Params, value: np.ndarray, step: int, larger_is_better: bool) -> "Best":
-        """The best after one more validation: `self` when no run is better; ties keep the first.
+        """The best after one more validation.
 
         Args:
-          params: of the validation.
-          value: of the metric, `[]` or `[runs]`; NaN is never better.
-          step: meta-steps made.
-          larger_is_better: of the metric.
+          params: The parameters that were validated.
+          value: Their metric, `[]` or `[replicas]`; NaN is never better.
+          step: How many meta-steps have been made.
+          larger_is_better: Whether a larger value of the metric is better.
+
+        Returns:
+          `self` where no replica is better; of equal values the first stays.
         """
         before = np.asarray(self.about["value"], np.float64)
         better = value > before if larger_is_better else value < before
@@ -41,31 +45,32 @@ class Best(NamedTuple):
         return Best(_choose(better, params, self.params), about)
 
     def scored(self, value: np.ndarray, larger_is_better: bool) -> "Best":
-        """The same parameters with another validation of them; NaN is worse than all.
+        """The same parameters, validated again.
 
         Args:
-          value: of the metric, `[]` or `[runs]`; a run that has no best keeps none.
-          larger_is_better: of the metric.
+          value: Their metric now, `[]` or `[replicas]`; NaN is worse than every number, and a
+            replica that has no best yet keeps none.
+          larger_is_better: Whether a larger value of the metric is better.
         """
         worst = -np.inf if larger_is_better else np.inf
         known = np.isfinite(value) & (np.asarray(self.about["step"]) > 0)
         return self._replace(about=self.about | {"value": np.where(known, value, worst).tolist()})
 
 
-def no_best(params: Params, runs: tuple[int, ...], larger_is_better: bool) -> Best:
-    """Before the first validation.
+def no_best(params: Params, replicas: tuple[int, ...], larger_is_better: bool) -> Best:
+    """The best before the first validation.
 
     Args:
-      params: only their shapes matter.
-      runs: the shape of a value, `()` or `(runs,)`.
-      larger_is_better: of the metric.
+      params: Parameters, of which only shapes and dtypes matter.
+      replicas: The shape of a value, `()` or `(replicas,)`.
+      larger_is_better: Whether a larger value of the metric is better.
     """
 
     def unknown(leaf):
         return jnp.full_like(leaf, jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0)
 
-    worst = np.full(runs, -np.inf if larger_is_better else np.inf)
-    about = {"value": worst.tolist(), "step": np.zeros(runs, int).tolist()}
+    worst = np.full(replicas, -np.inf if larger_is_better else np.inf)
+    about = {"value": worst.tolist(), "step": np.zeros(replicas, int).tolist()}
     return Best(jax.tree.map(unknown, params), about)
 
 

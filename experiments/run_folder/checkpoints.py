@@ -6,6 +6,9 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from absl import logging
 
 from cml_jax.types import PyTree
 from experiments.machine import processes
+from experiments.run_folder.folder import BEST, LAST
 
 Restored = tuple[int, PyTree, dict[str, Any]]
 
@@ -27,49 +31,58 @@ class CheckpointError(Exception):
 
 
 class Checkpoints:
-    """The checkpoints of one run: `last/` to go on from (three of them) and `best/` to test (one).
+    """The checkpoints of a run: `last/` to resume from (three of them) and `best/` to test (one).
 
-    Two managers, since one that keeps the best drops the latest. Three, since orbax deletes the
-    oldest before the newest is whole: a run killed just then still has two. Every process of a
-    distributed run calls every method; orbax lets process 0 write.
+    Two managers, since one that keeps the best drops the latest. Three checkpoints, since orbax
+    deletes the oldest before the newest is whole: a run killed just then still has two. Every
+    process of a distributed run calls every method; orbax lets process 0 write.
     """
 
     def __init__(self, workdir: str | os.PathLike):
         """Opens or makes the two folders.
 
         Args:
-          workdir: the run's folder.
+          workdir: The run's folder.
+
+        Raises:
+          CheckpointError: orbax needs a link to the folder, and none can be made.
         """
         self._workdir = Path(workdir).absolute()
-        self._last = _open(self._workdir / "last", 3)
-        self._best = _open(self._workdir / "best", None)
+        self._opened = self._workdir
+        if not _safe(self._workdir):
+            self._opened = _link(self._workdir)
+            self._unlink = weakref.finalize(self, shutil.rmtree, self._opened.parent, True)
+        self._last = _open(self._opened / LAST, 3)
+        self._best = _open(self._opened / BEST, None)
+        self._readable = False  # whether a checkpoint of this run was read already
 
     def save_last(self, step: int, tree: PyTree, extra: dict[str, Any]) -> None:
-        """Saves a checkpoint to go on from; when this returns it is on the disk.
+        """Saves a checkpoint to resume from; when this returns it is on the disk.
 
         Args:
-          step: meta-steps made.
-          tree: arrays, such as a `MetaState`.
+          step: How many meta-steps have been made.
+          tree: Arrays, such as a `MetaState`.
           extra: JSON values that belong to it.
 
         Raises:
-          CheckpointError: it was not saved: the disk is full, or a newer step is there already.
+          CheckpointError: It was not saved: the disk is full, or a newer step is there already; or
+            it is the first save and cannot be read back.
         """
-        _save(self._last, step, tree, extra, force=False)
+        self._save(self._last, step, tree, extra, force=False)
 
     def save_best(self, step: int, tree: PyTree, extra: dict[str, Any]) -> None:
-        """Saves the best checkpoint; the one before goes when this one is on the disk.
+        """Saves the best checkpoint; the one before is deleted when this one is on the disk.
 
         Args:
-          step: meta-steps made; it may be lower than the last best one's, where training went back
-            to an older checkpoint.
-          tree: arrays, such as a `MetaState`.
+          step: How many meta-steps have been made; it may be lower than that of the last best one,
+            where training resumed from an older checkpoint.
+          tree: Arrays, such as a `MetaState`.
           extra: JSON values that belong to it.
 
         Raises:
-          CheckpointError: it was not saved.
+          CheckpointError: It was not saved, or it is the first save and cannot be read back.
         """
-        _save(self._best, step, tree, extra, force=True)
+        self._save(self._best, step, tree, extra, force=True)
         for other in set(self._best.all_steps()) - {step}:
             self._best.delete(other)
 
@@ -80,11 +93,11 @@ class Checkpoints:
     def restore_best(self, template: PyTree) -> Restored | None:
         """The good checkpoint of `best/`.
 
-        A damaged checkpoint is logged and set aside as `damaged-...`, and the one before is read:
-        by all processes, where it is damaged to any of them.
+        A damaged checkpoint is logged and set aside as `damaged-...`, and the one before it is
+        read: by all processes, where it is damaged to any of them.
 
         Args:
-          template: a tree of the same structure, shapes and dtypes (arrays or
+          template: A tree of the same structure, shapes and dtypes (arrays or
             `jax.ShapeDtypeStruct`).
 
         Returns:
@@ -92,7 +105,7 @@ class Checkpoints:
           was ever saved.
 
         Raises:
-          CheckpointError: there are checkpoints but none is good, or one cannot be read, or they
+          CheckpointError: There are checkpoints but none is good, or one cannot be read, or they
             have other leaves than `template`: the config has changed.
         """
         return self._restore(self._best, template)
@@ -101,13 +114,62 @@ class Checkpoints:
         """Ends orbax's threads."""
         self._last.close()
         self._best.close()
+        if self._opened != self._workdir:
+            self._unlink()
+
+    def _save(
+        self,
+        manager: ocp.CheckpointManager,
+        step: int,
+        tree: PyTree,
+        extra: dict[str, Any],
+        force: bool,
+    ) -> None:
+        where, state = self._shown(manager, step), _host(tree)
+        about = {"leaves": _leaves(state), "extra": extra}
+        about |= {"about_digest": _about_digest(about), "leaves_digest": _leaves_digest(state)}
+        try:
+            if step in manager.all_steps():
+                # A run that was stopped before it made a step saves the step that it read.
+                if _about(manager, step) == about:
+                    return
+                if force:
+                    manager.delete(step)
+            args = ocp.args.Composite(
+                state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
+            )
+            with _one_error():
+                saved = manager.save(step, args=args, force=force)
+        except Exception as error:  # the disk is full, in orbax's many words
+            why = self._reason(error)
+            raise CheckpointError(f"checkpoint {where} was not saved: {why}") from error
+        if not saved:
+            raise CheckpointError(
+                f"checkpoint {where} was not saved: step {manager.latest_step()} is there already; "
+                "choose another --workdir"
+            )
+        if not self._readable:
+            processes.on_process_zero(lambda: self._read_back(manager, step, state))
+            self._readable = True
+
+    def _read_back(self, manager: ocp.CheckpointManager, step: int, state: PyTree) -> bool:
+        """A folder where nothing that was saved can be read is told now, not when it is needed."""
+        try:
+            with contextlib.closing(_alone(Path(manager.directory))) as reader:
+                _read(reader, step, state)
+        except Exception as error:
+            raise CheckpointError(
+                f"checkpoint {self._shown(manager, step)} was saved but cannot be read "
+                f"({self._reason(error)}): choose a --workdir on another disk"
+            ) from error
+        return True
 
     def _restore(self, manager: ocp.CheckpointManager, template: PyTree) -> Restored | None:
-        folder = Path(manager.directory)
+        folder, shown = Path(manager.directory), self._shown(manager)
         steps = sorted(manager.all_steps(), reverse=True)
         if not processes.same(json.dumps(steps).encode()):
             raise CheckpointError(
-                f"the processes see different checkpoints in {folder}: put it on a shared disk, or "
+                f"the processes see different checkpoints in {shown}: put it on a shared disk, or "
                 "start again when all machines see the same files"
             )
         damaged = {}
@@ -116,32 +178,33 @@ class Checkpoints:
             with contextlib.closing(_alone(folder)) as reader:
                 try:
                     tree, extra = _read(reader, step, template)
-                except CheckpointError:
-                    raise
+                except _OtherLeaves as error:
+                    raise CheckpointError(f"checkpoint {shown}/{step} has {error}") from None
                 except Exception as error:  # orbax raises anything at all on a damaged file
                     if _no_damage(error):
                         raise CheckpointError(
-                            f"checkpoint {folder}/{step} cannot be read ({_reason(error)}): it is "
-                            "left as it is, start again when this machine can read it"
+                            f"checkpoint {shown}/{step} cannot be read ({self._reason(error)}): it "
+                            "is left as it is, start again when this machine can read it"
                         ) from error
-                    why = _reason(error)
+                    why = self._reason(error)
             if processes.any_process(why is not None):
                 damaged[step] = why or "another process finds it so"
                 continue
             # Only now: had none been good, the next start would find none and begin anew.
             for bad, why in damaged.items():
-                self._set_aside(manager, bad, f"{why}; going on from step {step}")
+                self._set_aside(manager, bad, f"{why}; resuming from step {step}")
+            self._readable = True
             return step, jax.tree.map(jnp.array, tree), extra
         if damaged:
             why = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
             raise CheckpointError(
-                f"no checkpoint in {folder} is good ({why}): restore one from a backup, or choose "
+                f"no checkpoint in {shown} is good ({why}): restore one from a backup, or choose "
                 "another --workdir"
             )
         return None
 
     def _set_aside(self, manager: ocp.CheckpointManager, step: int, why: str) -> None:
-        folder = Path(manager.directory)
+        folder = self._shown(manager)
         target = self._workdir / f"damaged-{folder.name}-{step}"
         while target.exists():
             target = target.with_name(target.name + "x")
@@ -151,6 +214,42 @@ class Checkpoints:
             os.rename(folder / str(step), target)
         processes.any_process(False)  # the others see the folder as it is now
         manager.reload()
+
+    def _shown(self, manager: ocp.CheckpointManager, step: int | None = None) -> Path:
+        """The folder of a manager, or a checkpoint in it, as the user knows it."""
+        folder = self._workdir / Path(manager.directory).name
+        return folder if step is None else folder / str(step)
+
+    def _reason(self, error: Exception) -> str:
+        return _reason(error).replace(str(self._opened), str(self._workdir))
+
+
+class _OtherLeaves(Exception):
+    """A good checkpoint has other leaves than the template."""
+
+
+def _safe(path: Path) -> bool:
+    """Whether orbax can write to this path and read it again.
+
+    It merges what processes have written by a glob of the whole path, tensorstore takes a
+    backslash for a slash, and "gs:" or "s3:" for the start of an address.
+    """
+    return not (set("*?[]\\") & set(str(path)) or ":/" in f"{path}/")
+
+
+def _link(workdir: Path) -> Path:
+    """A link to the folder with a path that is safe, in a temporary folder of its own."""
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        if _safe(Path(parent)) and os.access(parent, os.W_OK):
+            workdir.mkdir(parents=True, exist_ok=True)
+            # A name that was never used: tensorstore remembers files by their paths.
+            link = Path(tempfile.mkdtemp(prefix="cml_jax-", dir=parent)) / "run"
+            link.symlink_to(workdir, target_is_directory=True)
+            return link
+    raise CheckpointError(
+        f"checkpoints in {workdir} need a link from a temporary folder, and there is none: set "
+        "TMPDIR, or choose a --workdir without any of *?[]\\ and :/"
+    )
 
 
 def _open(folder: Path, keep: int | None) -> ocp.CheckpointManager:
@@ -164,7 +263,7 @@ def _open(folder: Path, keep: int | None) -> ocp.CheckpointManager:
 
 
 def _alone(folder: Path) -> ocp.CheckpointManager:
-    """For reading without the others: orbax waits for all of them, but not where one has failed."""
+    """Opens a folder to read it without the others: orbax waits for all, even where one failed."""
     me = jax.process_index()
     options = ocp.CheckpointManagerOptions(
         create=False,
@@ -176,37 +275,9 @@ def _alone(folder: Path) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder, options=options, item_names=("state", "about"))
 
 
-def _save(
-    manager: ocp.CheckpointManager, step: int, tree: PyTree, extra: dict[str, Any], force: bool
-) -> None:
-    where = f"{manager.directory}/{step}"
-    state = _host(tree)
-    about = {"leaves": _leaves(state), "extra": extra}
-    about |= {"about_digest": _about_digest(about), "leaves_digest": _leaves_digest(state)}
-    try:
-        if step in manager.all_steps():
-            # A run that was stopped before it made a step saves the step that it read.
-            if _about(manager, step) == about:
-                return
-            if force:
-                manager.delete(step)
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
-        )
-        with _one_error():
-            saved = manager.save(step, args=args, force=force)
-    except Exception as error:  # the disk is full, in orbax's many words
-        raise CheckpointError(f"checkpoint {where} was not saved: {_reason(error)}") from error
-    if not saved:
-        raise CheckpointError(
-            f"checkpoint {where} was not saved: step {manager.latest_step()} is there already; "
-            "choose another --workdir"
-        )
-
-
 @contextlib.contextmanager
 def _one_error():
-    """No traceback of orbax's threads beside the error that `save` raises anyway."""
+    """Keeps orbax's threads from printing a traceback beside the error that `save` raises."""
     before = logging.get_verbosity()
     if before < logging.DEBUG:
         logging.set_verbosity(logging.FATAL)
@@ -226,10 +297,9 @@ def _read(
     if about["leaves"] != expected:
         here, there = ({leaf[0]: leaf[1:] for leaf in each} for each in (expected, about["leaves"]))
         name = next(n for n in there | here if here.get(n) != there.get(n))
-        raise CheckpointError(
-            f"checkpoint {manager.directory}/{step} has {name} = {there.get(name, 'missing')}, the "
-            f"config asks for {here.get(name, 'none')}: the config has changed, choose another "
-            "--workdir"
+        raise _OtherLeaves(
+            f"{name} = {there.get(name, 'missing')}, the config asks for "
+            f"{here.get(name, 'none')}: the config has changed, choose another --workdir"
         )
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(template))
     _check_sizes(Path(manager.directory, str(step), "state").rglob("*"), 2**24 + 2 * size)
@@ -258,14 +328,14 @@ def _no_damage(error: Exception) -> bool:
 
 
 def _check_sizes(paths: Iterable[Path], most: int) -> None:
-    """orbax and tensorstore read whole files, whatever their size."""
+    """Refuses files that are too large: orbax and tensorstore read them whole."""
     for path in paths:
         if path.stat().st_size > most:
             raise ValueError(f"{path.name} is larger than what was saved")
 
 
 def _reason(error: Exception) -> str:
-    """The system's word, if there is one, and the start of a message: tensorstore's fill pages."""
+    """The system's word, if there is one, and the start of a message; tensorstore's fill pages."""
     text = str(error).strip() or type(error).__name__
     line = text.splitlines()[0][:200]
     number = re.search(r"os_error_code='(\d+)'", text)
@@ -276,7 +346,7 @@ def _reason(error: Exception) -> str:
 
 
 def _host(tree: PyTree) -> PyTree:
-    """Numpy leaves: a checkpoint must not know the devices that it was made on."""
+    """NumPy leaves: a checkpoint must not know the devices that it was made on."""
     return jax.tree.map(np.asarray, tree)
 
 

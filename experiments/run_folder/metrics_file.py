@@ -7,46 +7,49 @@ from pathlib import Path
 from typing import Any
 
 from experiments.machine import processes
-from experiments.run_folder.folder import Row, finite, read, replace_file
+from experiments.run_folder.folder import METRICS, TENSORBOARD, Row, finite, read_rows, replace_file
 
 
 class MetricsFile:
-    """Appends one JSON line a report; only process 0 of a distributed run writes."""
+    """Appends one JSON line per report; only process 0 of a distributed run writes."""
 
-    def __init__(self, path: str | os.PathLike, resume_step: int = 0, tensorboard: bool = False):
-        """Opens the file and drops what lies behind the checkpoint that training resumes from.
+    def __init__(self, workdir: str | os.PathLike, resume_step: int = 0, tensorboard: bool = False):
+        """Opens the file and drops the reports of steps after the checkpoint that is resumed from.
 
         Args:
-          path: of the JSON lines; TensorBoard files go into a folder `tensorboard` beside it.
-          resume_step: later reports are dropped: they will be made again.
-          tensorboard: also write TensorBoard files (needs tensorboardX).
+          workdir: The run's folder.
+          resume_step: The step of the checkpoint; later reports are dropped: those steps will be
+            made again.
+          tensorboard: Whether to write TensorBoard files too (needs tensorboardX).
 
         Raises:
-          ValueError: a line in the file is not a report.
+          ValueError: A line in the file is not a report.
         """
         self._file = self._board = None
         if not processes.is_process_zero():
             return
-        path = Path(path)
-        kept = [row for row in read(path) if row["step"] <= resume_step]
+        path = Path(workdir, METRICS)
+        kept = [row for row in read_rows(workdir) if row["step"] <= resume_step]
         replace_file(path, b"".join(map(_line, kept)))
         # Unbuffered and appended in one call: a line is in the file or, at worst, cut at the end.
         self._file = open(path, "ab", buffering=0)
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            folder = str(path.parent / "tensorboard")
-            self._board = SummaryWriter(folder, purge_step=resume_step + 1)
+            self._board = SummaryWriter(str(Path(workdir, TENSORBOARD)), purge_step=resume_step + 1)
 
     def write(self, step: int, values: Mapping[str, Any]) -> Row:
         """Appends a report.
 
         Args:
-          step: meta-steps made so far.
-          values: scalars by name; NaN and infinities are written as null.
+          step: How many meta-steps have been made.
+          values: Scalars by name; NaN and infinities are written as null.
 
         Returns:
           The row: `{"step": step, ...}` with floats or None.
+
+        Raises:
+          OSError: The line could not be written whole.
         """
         row = {"step": int(step)} | {name: float(value) for name, value in values.items()}
         row = finite(row)
@@ -59,7 +62,7 @@ class MetricsFile:
         return row
 
     def sync(self) -> None:
-        """Waits for the disk: a checkpoint must not be ahead of the reports."""
+        """Waits until all lines are on the disk: a checkpoint must not be ahead of the reports."""
         if self._file is not None:
             os.fsync(self._file.fileno())
 

@@ -6,20 +6,22 @@ import time
 from collections.abc import Mapping
 
 from experiments.machine import processes
+from experiments.run_folder.results import is_share
 
 
 class Progress:
     """Tells a person how far training is: a bar on a terminal, elsewhere a line now and then."""
 
-    def __init__(self, total: int, start: int, log_every_seconds: float):
+    def __init__(self, total: int, start: int, log_seconds: float, metric: str = "accuracy"):
         """Starts the clock; only process 0 of a distributed run speaks.
 
         Args:
-          total: meta-steps of the whole run.
-          start: meta-steps already made.
-          log_every_seconds: between lines where there is no terminal.
+          total: How many meta-steps the whole run has.
+          start: How many of them are made already.
+          log_seconds: Seconds between two lines where there is no terminal.
+          metric: Name of the metric that is shown beside the loss.
         """
-        self._total, self._every = total, log_every_seconds
+        self._total, self._every, self._metric = total, log_seconds, metric
         self._silent = not processes.is_process_zero()
         self._spoken = time.monotonic()
         self._first: tuple[float, int] | None = None
@@ -33,28 +35,29 @@ class Progress:
         """Shows a report; validations and the last step are always shown.
 
         Args:
-          step: meta-steps made so far.
-          row: what `MetricsFile.write` returned.
+          step: How many meta-steps have been made.
+          row: What `MetricsFile.write` returned.
         """
+        said = describe_row(row, self._metric)
         if self._bar is not None:
-            self._bar.set_postfix_str(describe(row), refresh=False)
+            self._bar.set_postfix_str(said, refresh=False)
             self._bar.update(step - self._bar.n)
             return
         now = time.monotonic()
-        self._first = self._first or (now, step)  # the clock of the ETA: compilation lies before
+        self._first = self._first or (now, step)  # compilation, before it, is not in the ETA
         validated = any(name.startswith("validation/") for name in row)
         due = now - self._spoken >= self._every or validated or step >= self._total
         if self._silent or not due:
             return
         self._spoken = now
-        line = f"step {step}/{self._total}  {describe(row)}"
+        line = f"step {step}/{self._total}  {said}"
         if step > self._first[1]:
             rate = (step - self._first[1]) / (now - self._first[0])
             line += f"  {duration((self._total - step) / rate)} left"
         print(line, file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
-        """Prints a line without spoiling the bar."""
+        """Prints a line without breaking the bar."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         elif not self._silent:
@@ -66,23 +69,27 @@ class Progress:
             self._bar.close()
 
 
-def describe(row: Mapping[str, float | None]) -> str:
-    """One report in words: `loss 0.412  accuracy 87.3%  validation accuracy 88.1%  950 tasks/s`.
+def describe_row(row: Mapping[str, float | None], metric: str = "accuracy") -> str:
+    """One report in words.
+
+    >>> describe_row({"step": 9, "train/loss": 0.4123, "train/accuracy": 0.8734})
+    'loss 0.412  accuracy 87.3%'
 
     Args:
-      row: of a `MetricsFile`; names other than loss, accuracy, mse and the rate are left out.
+      row: A row of metrics.jsonl; names other than the loss, the metric and the rate are left out.
+      metric: Name of the metric; the loss is left out where it is the same number.
     """
     words = []
     for name, value in row.items():
-        split, _, metric = name.rpartition("/")
-        if metric not in ("loss", "accuracy", "mse") or split not in ("", "train", "validation"):
+        split, _, leaf = name.rpartition("/")
+        if leaf not in ("loss", metric) or split not in ("", "train", "validation"):
             continue
-        if metric == "loss" and value == row.get(f"{split}/mse", math.nan):
+        if leaf == "loss" and metric != "loss" and value == row.get(f"{split}/{metric}", math.nan):
             continue
-        label = f"{split} {metric}" if split == "validation" else metric
+        label = f"{split} {leaf}" if split == "validation" else leaf
         if value is None:
             words.append(f"{label} not finite")
-        elif metric == "accuracy":
+        elif is_share(leaf):
             words.append(f"{label} {100 * value:.1f}%")
         else:
             words.append(f"{label} {value:.3g}")
@@ -92,7 +99,11 @@ def describe(row: Mapping[str, float | None]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`2h05m`, `3m20s` or `41s`."""
+    """A time in words.
+
+    >>> duration(7500), duration(200), duration(41)
+    ('2h05m', '3m20s', '41s')
+    """
     seconds = round(max(seconds, 0))
     if seconds >= 3600:
         return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"

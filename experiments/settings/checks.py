@@ -40,8 +40,9 @@ def check(config: ConfigDict, given: Collection[str] = (), own_problem: bool = F
             raise ConfigError(f"the config has no {name}: start it from default_config()")
         if not valid(values[name], KEYS[name]._replace(length=0)):
             raise ConfigError(f"{name}={values[name]!r}: needs {describe_key(KEYS[name])}")
-    without = _OWN_PROBLEM if own_problem else ()
-    read = keys_read(values, without)
+    if own_problem:  # it may bring a co-learner
+        values["co_learner"] = "linear"
+    read = keys_read(values, _OWN_PROBLEM if own_problem else ())
     for name, key in read.items():
         if not valid(values[name], key):
             raise ConfigError(f"{name}={values[name]!r}: needs {describe_key(key)}")

@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments.choices.key import ConfigError, Key, describe_key
+from experiments.machine.printing import spell_what_cannot_be_printed
 from experiments.settings.checks import check
 from experiments.settings.config import KEYS, TABLES, unknown_key
 
@@ -32,6 +33,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     Returns:
       The program's name alone: there are no arguments but flags.
     """
+    spell_what_cannot_be_printed()
     if {"--help", "-help", "-h", "-?", "--helpshort", "-helpshort"} & set(argv[1:]):
         print(_help())
         sys.exit(0)

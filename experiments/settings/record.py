@@ -1,4 +1,4 @@
-"""The settings that a run was started with: its folder, and what has changed when it goes on."""
+"""The settings that a run was started with: its folder, and what has changed when it resumes."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.choices.key import ConfigError
+from experiments.run_folder import folder
 from experiments.run_folder.folder import read_json, write_json
 from experiments.settings.config import KEYS, flat, may_change_on_resume
 
@@ -16,8 +17,8 @@ def default_workdir(config_path: str, config: ConfigDict) -> Path:
     """`runs/CONFIG-METHOD-HASH`: the same settings give the same folder, so a command resumes.
 
     Args:
-      config_path: the value of `--config`, as in `configs/glyphs.py:5way-1shot`.
-      config: the checked config.
+      config_path: The value of `--config`, such as `configs/glyphs.py:5way-1shot`.
+      config: The checked config.
 
     Returns:
       A relative path. The hash covers what `record` compares.
@@ -36,25 +37,26 @@ def record(
 ) -> list[str]:
     """Writes `config.json` until training has begun (there are reports), then compares with it.
 
-    Free to differ: plan.*, hosts.*, data.dir, eval.num_tasks, eval.num_steps, tensorboard,
+    These may differ: plan.*, hosts.*, data.dir, eval.num_tasks, eval.num_steps, tensorboard,
     checkpoint_every_minutes, log_every_seconds and non_finite; with `evaluate`, all of eval.*.
 
     Args:
-      config: the checked config.
-      workdir: the run's folder; made here.
-      evaluate: the run is only evaluated, so it must exist.
-      accept_changes: go on with other settings; `rewrite` stores them once a checkpoint fits them.
+      config: The checked config.
+      workdir: The run's folder, which is made here.
+      evaluate: Whether the run is only evaluated, so that it must exist.
+      accept_changes: Whether other settings are accepted; `rewrite` stores them once a checkpoint
+        fits them.
 
     Returns:
       The settings that differ and were accepted, as `name old -> new`.
 
     Raises:
-      ConfigError: the run was started with other settings (and they were not accepted, or
+      ConfigError: The run was started with other settings (and they were not accepted, or
         train_steps is lower), its `config.json` is unreadable, or there is no run to evaluate.
     """
     workdir = Path(workdir)
-    path, reports = workdir / "config.json", workdir / "metrics.jsonl"
-    if not (workdir / "last").exists() and not (reports.exists() and reports.stat().st_size):
+    path, reports = workdir / folder.CONFIG, workdir / folder.METRICS
+    if not (workdir / folder.LAST).exists() and not (reports.exists() and reports.stat().st_size):
         if evaluate:
             raise ConfigError(f"no run in {workdir}: train it first (the same without --evaluate)")
         try:
@@ -74,19 +76,22 @@ def record(
     if differing and not accept_changes:
         raise ConfigError(
             f"{workdir} was started with other settings ({', '.join(differing)}): set them back, "
-            "choose another --workdir, or go on with the new ones by --accept_changes"
+            "choose another --workdir, or resume with the new ones by --accept_changes"
         )
     return differing
 
 
 def changed(config: ConfigDict, workdir: Path) -> list[str]:
-    """The settings that a run was started with and that are others now, as `name old -> new`.
+    """The settings that are not what the run was started with, as `name old -> new`.
 
     Args:
-      config: the checked config.
-      workdir: the run's folder.
+      config: The checked config.
+      workdir: The run's folder.
+
+    Raises:
+      ConfigError: The folder's `config.json` is unreadable.
     """
-    path = Path(workdir) / "config.json"
+    path = Path(workdir, folder.CONFIG)
     if not path.exists():  # trained from Python, without a record
         return []
     before, now = _recorded(path), json.loads(json.dumps(flat(config)))
@@ -98,34 +103,34 @@ def changed(config: ConfigDict, workdir: Path) -> list[str]:
 
 
 def rewrite(config: ConfigDict, workdir: Path) -> None:
-    """Stores changed settings in `config.json`; `results.json`, which is of the old ones, goes.
+    """Stores changed settings in `config.json` and deletes `results.json`, made with the old ones.
 
     Args:
-      config: the checked config, which the checkpoints fit.
-      workdir: the run's folder.
+      config: The checked config, which the checkpoints fit.
+      workdir: The run's folder.
     """
     if not changed(config, workdir):
         return
     # In this order: were it stopped in between, the next start would find the change again.
-    (Path(workdir) / "results.json").unlink(missing_ok=True)
-    write_json(Path(workdir) / "config.json", flat(config))
+    Path(workdir, folder.RESULTS).unlink(missing_ok=True)
+    write_json(Path(workdir, folder.CONFIG), flat(config))
 
 
 def record_data(digest: str, workdir: Path, compare: bool) -> bool:
-    """Writes `data.json`, what a run is trained on, or compares with it where it is there.
+    """Writes `data.json`, the digest of what a run is trained on, or compares with it.
 
     Args:
-      digest: of the data; "" where tasks are procedural.
-      workdir: the run's folder.
-      compare: the run has begun, with these settings.
+      digest: Digest of the data; "" where tasks are procedural.
+      workdir: The run's folder.
+      compare: Whether the run has begun with these settings, so that its data must be the same.
 
     Returns:
       True.
 
     Raises:
-      ConfigError: the run was trained on other data.
+      ConfigError: The run was trained on other data.
     """
-    path = Path(workdir) / "data.json"
+    path = Path(workdir, folder.DATA)
     if not compare:
         write_json(path, {"digest": digest})
     elif path.exists() and read_json(path).get("digest") != digest:

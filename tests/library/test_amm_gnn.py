@@ -7,7 +7,7 @@ import pytest
 from support.battery import after, assert_close, assert_same, double, finite_difference
 from support.graphs import random_graph
 
-from cml_jax import Batch, Task, cml, cross_entropy, maml
+from cml_jax import Adapted, Batch, Task, cml, cross_entropy, maml
 from cml_jax.methods.amm_gnn import Matched, amm_gnn, attribute_sets
 from cml_jax.models import gcn, node_co_learner
 from cml_jax.types import Noisy
@@ -64,14 +64,14 @@ def test_alpha_and_the_objective_by_hand():
     adapted = method.adapt(params, MATCHED.support)
     expected = by_hand(params["maps"])
     for name in ("alpha", "beta"):
-        np.testing.assert_allclose(adapted[name], expected[name], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(adapted.extra[name], expected[name], rtol=1e-5, atol=1e-6)
 
     scale = (1 + 0.3 * expected["alpha"].mean(0)).astype(np.float32)
     scaled = GRAPH._replace(smoothed=GRAPH.smoothed * scale[None])
     plain = maml(gcn(scaled, 2, hidden=3), cross_entropy, **INNER)
     assert_same(plain.init(jax.random.key(0), SUPPORT)["base"], params["base"])
     network = plain.adapt({"base": params["base"]}, TASK.support)
-    assert_close({part: adapted[part] for part in network}, network, 1e-5)
+    assert_close(adapted.params, network.params, 1e-5)
     loss, report = method.objective(params, adapted, MATCHED.query)
     query_loss, _ = plain.objective(None, network, TASK.query)
     matching = sum(cosine(*v) for v in expected.values())
@@ -96,13 +96,12 @@ def test_the_meta_gradient_is_the_finite_difference(x64, first_order):
         return
     # First order: the adapted network moves with its start one to one, and not with the maps.
     first = wrapped(double(GRAPH), True)
-    adapted = method.adapt(params, task.support)
-    shift = {p: jax.tree.map(jnp.subtract, adapted[p], params["base"][p]) for p in params["base"]}
+    shift = jax.tree.map(jnp.subtract, method.adapt(params, task.support).params, params["base"])
 
     def outer_loss(params):
-        vectors = {name: method.adapt(params, task.support)[name] for name in ("alpha", "beta")}
+        vectors = method.adapt(params, task.support).extra
         moved = jax.tree.map(jnp.add, params["base"], shift)
-        return method.objective(params, moved | vectors, task.query)[0]
+        return method.objective(params, Adapted(moved, vectors), task.query)[0]
 
     gradient = jax.jit(jax.grad(after(first, task)))(params)
     assert_close(gradient, finite_difference(outer_loss, params), 1e-6)
@@ -112,10 +111,10 @@ def test_adapting_leaves_the_maps_and_what_is_frozen():
     method = build(adapts={"body": False, "head": True})
     params = method.init(jax.random.key(0), MATCHED.support.inputs)
     adapted = method.adapt(params, MATCHED.support)
-    before, now = (jax.tree.leaves(p["body"]) for p in (params["base"], adapted))
+    before, now = (jax.tree.leaves(p["body"]) for p in (params["base"], adapted.params))
     assert all(a is b for a, b in zip(before, now, strict=True))
     alpha = by_hand(params["maps"])["alpha"]
-    np.testing.assert_allclose(adapted["alpha"], alpha, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(adapted.extra["alpha"], alpha, rtol=1e-5, atol=1e-6)
 
 
 def test_with_no_strength_it_is_maml():

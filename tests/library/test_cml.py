@@ -23,7 +23,7 @@ from support.battery import (
 )
 
 import cml_jax
-from cml_jax import cml, meta_step, squared_error
+from cml_jax import Adapted, cml, meta_step, squared_error
 
 
 @pytest.fixture
@@ -83,10 +83,10 @@ def test_reptile_gets_the_co_learners_gradient_at_the_adapted_body(task):
     adapted = method.adapt(params, task.support)
 
     def at(base):
-        return method.objective(params, base, task.query)[1]["co_learner_loss"]
+        return method.objective(params, Adapted(base), task.query)[1]["co_learner_loss"]
 
-    pull = jax.tree.map(jnp.subtract, params["base"], adapted)
-    expected = jax.tree.map(lambda g, c: g + 0.3 * c, pull, jax.grad(at)(adapted))
+    pull = jax.tree.map(jnp.subtract, params["base"], adapted.params)
+    expected = jax.tree.map(lambda g, c: g + 0.3 * c, pull, jax.grad(at)(adapted.params))
     assert_close(jax.jit(jax.grad(after(method, task)))(params)["base"], expected, 1e-13)
 
 
@@ -97,7 +97,7 @@ def test_the_inner_loop_does_not_see_the_co_learner(task, name):
     poisoned = params | {"co_learner": jax.tree.map(lambda x: x * jnp.nan, params["co_learner"])}
     adapted = method.adapt(poisoned, task.support)
     assert_same(adapted, method.adapt(params, task.support))
-    assert set(adapted) - {"carried"} == {"body", "head"}
+    assert jax.tree.structure(adapted.params) == jax.tree.structure(params["base"])
     assert np.isfinite(method.predict(adapted, task.query.inputs)[0]).all()
 
 
@@ -169,11 +169,11 @@ def test_dagger_adapts_the_body_with_the_co_learners_loss(task):
     for _ in range(3):
         body = jax.tree.map(lambda p, g: p - 0.1 * g, body, jax.grad(support_loss)(body))
     adapted = method.adapt(params, task.support)
-    assert_close(adapted["base"]["body"], body, 1e-13)
-    assert_same(adapted["base"]["head"], params["base"]["head"])
-    assert_same(adapted["co_learner"], phi)
+    assert_close(adapted.params["body"], body, 1e-13)
+    assert_same(adapted.params["head"], params["base"]["head"])
+    assert_same(adapted.extra, {"co_learner": phi})
 
-    _, features = MODEL.apply(adapted["base"], task.query.inputs)
+    _, features = MODEL.apply(adapted.params, task.query.inputs)
     expected, _ = CO_LEARNER.apply(phi, features)
     outputs, read = method.predict(adapted, task.query.inputs)
     np.testing.assert_allclose(outputs, expected, rtol=1e-14)
@@ -206,9 +206,9 @@ def test_released_dagger_adapts_with_the_meta_learners_loss(task):
     method = cml_jax.cml_dagger_released(base, CO_LEARNER)
     params = start(build("maml+cml"), task.support.inputs)
     adapted = method.adapt(params, task.support)
-    assert_same(adapted["base"], base.adapt(params, task.support))
-    assert_same(adapted["co_learner"], params["co_learner"])
-    _, features = MODEL.apply(adapted["base"], task.query.inputs)
+    assert_same(adapted.params, base.adapt(params, task.support).params)
+    assert_same(adapted.extra, {"co_learner": params["co_learner"]})
+    _, features = MODEL.apply(adapted.params, task.query.inputs)
     expected, _ = CO_LEARNER.apply(params["co_learner"], features)
     outputs, _ = method.predict(adapted, task.query.inputs)
     np.testing.assert_allclose(outputs, expected, rtol=1e-14)

@@ -80,7 +80,7 @@ def test_first_order_gives_the_rates_the_inner_gradient_times_the_outer(x64):
 
     inner = on(task.support, params["base"])
     adapted = jax.tree.map(lambda p, a, g: p - a * g, params["base"], params["inner_rates"], inner)
-    assert_close(method.adapt(params, task.support), adapted, 1e-14)
+    assert_close(method.adapt(params, task.support).params, adapted, 1e-14)
     outer = on(task.query, adapted)
     expected = {"base": outer, "inner_rates": jax.tree.map(lambda g, o: -g * o, inner, outer)}
     assert_close(jax.jit(jax.grad(after(method, task)))(params), expected, 1e-13)
@@ -97,7 +97,7 @@ def test_only_what_adapts_has_rates():
         params["inner_rates"]["head"],
         jax.tree.map(lambda leaf: np.full_like(leaf, 0.2), params["base"]["head"]),
     )
-    adapted = method.adapt(params, task.support)
+    adapted = method.adapt(params, task.support).params
     for part, adapting in adapts.items():
         before, now = (jax.tree.leaves(tree[part]) for tree in (params["base"], adapted))
         assert [b is a for b, a in zip(before, now, strict=True)] == [not adapting] * len(now)

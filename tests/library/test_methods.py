@@ -23,7 +23,7 @@ from support.battery import (
 )
 
 import cml_jax
-from cml_jax import Batch, MetaState, Task, cross_entropy, squared_error
+from cml_jax import Adapted, Batch, MetaState, Task, cross_entropy, squared_error
 from cml_jax.models import ConvBlock, from_linen
 from cml_jax.models.conv import ConvHead
 
@@ -118,10 +118,12 @@ def test_fomaml_is_the_query_gradient_at_the_adapted_parameters(x64):
     adapted = method.adapt(params, task.support)
 
     def query_loss(base):
-        return squared_error(method.predict(base, task.query.inputs)[0], task.query.targets)
+        return squared_error(
+            method.predict(Adapted(base), task.query.inputs)[0], task.query.targets
+        )
 
     gradient = jax.jit(jax.grad(after(method, task)))(params)
-    assert_close(gradient["base"], finite_difference(query_loss, adapted), 1e-8)
+    assert_close(gradient["base"], finite_difference(query_loss, adapted.params), 1e-8)
     # ... which is not MAML's gradient, at the same adapted parameters.
     assert_same(build("maml").adapt(params, task.support), adapted)
     second = jax.jit(jax.grad(after(build("maml"), task)))(params)
@@ -133,7 +135,7 @@ def test_fomaml_is_the_query_gradient_at_the_adapted_parameters(x64):
 def test_the_frozen_part_is_the_very_same(name, frozen):
     method, task = build(name), first(sinusoids())
     params = start(method, task.support.inputs)
-    adapted = method.adapt(params, task.support)
+    adapted = method.adapt(params, task.support).params
     for part in ("body", "head"):
         before, now = jax.tree.leaves(params["base"][part]), jax.tree.leaves(adapted[part])
         assert [b is a for b, a in zip(before, now, strict=True)] == [part == frozen] * len(now)

@@ -231,7 +231,7 @@ def test_a_users_own_modules_meta_learn():
     method = cml_jax.anil(model, cross_entropy, learning_rate=0.1, num_steps=2)
     batch = Batch(jnp.ones((5, 3)), jnp.array([0, 1, 1, 0, 1]))
     params = method.init(jax.random.key(0), batch.inputs)
-    adapted = jax.jit(method.adapt)(params, batch)
+    adapted = jax.jit(method.adapt)(params, batch).params
     assert_same(adapted["body"], params["base"]["body"])
     assert (adapted["head"]["kernel"] != params["base"]["head"]["kernel"]).any()
 

@@ -43,10 +43,10 @@ def test_each_inner_step_has_its_own_noise(name):
 
     def adapted(inputs):
         params = method.init(jax.random.key(0), inputs)
-        after = method.adapt(params, Batch(inputs, targets))
+        after = method.adapt(params, Batch(inputs, targets)).params
         if name == "collaborative":  # has the head in its head
             after |= {"head": after["head"]["meta_learner"]}
-        return {part: after[part] for part in ("body", "head")}
+        return after
 
     def expected(noise):
         moved = jnp.full(2, -0.1 * noise)

@@ -183,7 +183,7 @@ def test_adapted_parameters_and_meta_gradient(x64, name, with_cml):
         lambda params: (method.adapt(params, task.support), meta_gradient(method, params, task))
     )(params)
     base = flat(actual_gradient["base"])
-    close(flat(actual), adapted[: len(base)])
+    close(flat(actual.params), adapted[: len(base)])
     close(base, gradient[: len(base)])
     if with_cml:
         close(actual_gradient["co_learner"], gradient[3:])

@@ -109,7 +109,7 @@ def test_a_test_task_starts_from_the_carried_state():
     assert (run(params, tasks) != run(params | {"carried": carried}, tasks)).all()
     adapted = jax.jit(method.adapt)(params, jax.tree.map(lambda x: x[0], tasks.support))
     x, y = tasks.query.inputs[0], tasks.query.targets[0]
-    outputs, _ = MODEL.apply({part: adapted[part] for part in ("body", "head")}, x)
+    outputs, _ = MODEL.apply(adapted.params, x)
     np.testing.assert_allclose(run(params, tasks)[0], squared_error(outputs, y), rtol=1e-5)
 
 

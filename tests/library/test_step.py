@@ -24,6 +24,7 @@ from support.battery import (
 
 import cml_jax
 from cml_jax import (
+    Adapted,
     Batch,
     Task,
     cross_entropy,
@@ -87,8 +88,7 @@ def test_a_step_is_the_update_by_hand(name):
     def one_task(params, task):
         gradient = meta_gradient(method, params, task)
         adapted = method.adapt(params, task.support)
-        adapted = {part: adapted[part] for part in params["base"]}
-        moved = jax.tree.map(jnp.subtract, params["base"], adapted)
+        moved = jax.tree.map(jnp.subtract, params["base"], adapted.params)
         return gradient, jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(moved)])
 
     gradients, displacements = [], []
@@ -200,7 +200,7 @@ def test_evaluation_scores_the_adapted_parameters():
     adapt = jax.jit(method.adapt)
     for t in range(8):
         task = jax.tree.map(lambda x, t=t: x[t], tasks)
-        outputs, _ = MODEL.apply(adapt(params, task.support), task.query.inputs)
+        outputs, _ = MODEL.apply(adapt(params, task.support).params, task.query.inputs)
         np.testing.assert_allclose(values[t], squared_error(outputs, task.query.targets), 1e-5)
 
 
@@ -450,7 +450,7 @@ def test_it_learns_the_sinusoid_alone_under_cml_under_agreement_and_under_both(n
         state, _ = jax.lax.scan(partial(meta_step, method, outer, weigh=weigh), state, tasks)
         adapted = evaluate(base, state.params, unseen, squared_error)
         unadapted = jax.vmap(
-            lambda x, y: squared_error(base.predict(state.params["base"], x)[0], y)
+            lambda x, y: squared_error(base.predict(Adapted(state.params["base"]), x)[0], y)
         )(*unseen.query)
         return jnp.median(adapted), jnp.median(unadapted)
 

@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support.runs import SETTINGS, sinusoids
+from support.runs import SETTINGS, after_steps, sinusoids, start, tested, trained
 
-from experiments.build import problem as build
-from experiments.evaluate import evaluate
-from experiments.machine.devices import make_plan
+from cml_jax import Adapted
+from experiments.build.learner import base_method, train_method
+from experiments.build.optimizers import outer_optimizer as outer_optimizer_of
 from experiments.settings.checks import check
-from experiments.settings.config import KEYS, ConfigError
-from experiments.train import compile_steps, train
+from experiments.settings.config import KEYS, ConfigError, flat
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["plain", "cml and agreement"])
@@ -23,11 +22,11 @@ from experiments.train import compile_steps, train
 def test_every_method_trains_and_tests(tmp_path, method, both):
     changes = {"co_learner": "mlp", "weighting": "gradient_agreement"} if both else {}
     config = sinusoids(method, **changes)
-    assert train(config, tmp_path)
-    results = evaluate(config, tmp_path)
+    assert trained(config, tmp_path)
+    results = tested(config, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 3 and all(np.isfinite(list(rows[-1].values())))
-    steps = {(row["predicts"], row["num_steps"]) for row in results["test_all"]}
+    steps = {(row["predicts"], row["num_steps"]) for row in results.test_all}
     assert {("meta-learner", 2), ("meta-learner", 3)} <= steps
     wrapped = both and method != "collaborative"
     assert any("released" in who for who, _ in steps) == wrapped
@@ -50,12 +49,12 @@ def test_every_config_file_takes_every_method(file):
 
 def test_the_multi_step_loss_ends_where_it_should():
     config = sinusoids("maml_plus_plus", multi_step_until=0.5, second_order_after=0.0)
-    problem = build.problem(config)
-    params = build.initial_state(config, problem).params
+    parts, state = start(config)
+    problem, params = parts.problem, state.params
     task = problem.train_sample(jax.random.key(0), None)
 
     def reported(progress):
-        method = build.train_method(config, problem, progress=progress)
+        method = train_method(flat(config), problem, None, progress=progress)
         return method.objective(params, method.adapt(params, task.support), task.query)[1]
 
     early, late = jax.jit(reported)(0.25), jax.jit(reported)(0.75)
@@ -68,12 +67,8 @@ def test_the_upper_loop_of_sharp_maml_is_perturbed():
 
     def after(sharp, radius):
         config = sinusoids("sharp_maml", sharp=sharp, radius=radius, outer_optimizer="sgd")
-        problem = build.problem(config)
-        state = build.initial_state(config, problem)
-        plan = make_plan(config)
-        state = jax.device_put(state, plan.replicated)
-        advance = compile_steps(config, problem, plan, state, None)
-        return jax.flatten_util.ravel_pytree(advance(state, None, 1)[0].params)[0]
+        state, _ = after_steps(config, 1)
+        return jax.flatten_util.ravel_pytree(state.params)[0]
 
     names = ("lower", "upper", "both")
     moved = [after(name, 0.5) for name in names]
@@ -88,7 +83,7 @@ def test_the_co_learner_has_an_outer_rate_of_its_own():
     params = {"base": jnp.ones(2), "co_learner": jnp.ones(2)}
     for factor, expected in ((1.0, 1.0), (0.25, 0.25)):
         config = sinusoids(outer_optimizer="sgd", co_learner="mlp", co_learner_rate=factor)
-        optimizer = build.outer_optimizer(config)
+        optimizer = outer_optimizer_of(flat(config))
         updates, _ = optimizer.update(params, optimizer.init(params), params)
         rate = config.outer_learning_rate
         np.testing.assert_allclose(updates["base"], -rate, rtol=1e-6)
@@ -98,24 +93,24 @@ def test_the_co_learner_has_an_outer_rate_of_its_own():
 @pytest.mark.parametrize("name", KEYS["inner_optimizer"].allowed)
 def test_every_inner_optimizer_adapts_and_is_differentiated(name):
     config = sinusoids(inner_optimizer=name)
-    problem = build.problem(config)
-    params = build.initial_state(config, problem).params
+    parts, state = start(config)
+    problem, params = parts.problem, state.params
     task = problem.train_sample(jax.random.key(0), None)
-    method = build.train_method(config, problem)
+    method = train_method(flat(config), problem, None)
 
     def after(params):
         return method.objective(params, method.adapt(params, task.support), task.support)[0]
 
     loss, gradient = jax.jit(jax.value_and_grad(after))(params)
-    before = build.base_method(config, problem, 0)
-    assert loss < before.objective(params, params["base"], task.support)[0]
+    before = base_method(flat(config), problem, None, 0)
+    assert loss < before.objective(params, Adapted(params["base"]), task.support)[0]
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
 @pytest.mark.parametrize("name", KEYS["outer_optimizer"].allowed)
 def test_every_outer_optimizer_moves_against_the_gradient(name):
     config = sinusoids(outer_optimizer=name, outer_schedule="cosine", max_gradient_norm=1.0)
-    optimizer = build.outer_optimizer(config)
+    optimizer = outer_optimizer_of(flat(config))
     params = {"base": jnp.ones(3)}
     with jax.numpy_dtype_promotion("standard"):  # optax's schedules divide an int32 count
         updates, _ = optimizer.update(params, optimizer.init(params), params)
@@ -124,7 +119,7 @@ def test_every_outer_optimizer_moves_against_the_gradient(name):
 
 def test_weight_decay_of_adam_is_in_the_gradient():
     config = sinusoids(outer_optimizer="adam", weight_decay=0.5)
-    optimizer = build.outer_optimizer(config)
+    optimizer = outer_optimizer_of(flat(config))
     params = {"base": jnp.array([1.0, -3.0])}
     zeros = jax.tree.map(jnp.zeros_like, params)
     with jax.numpy_dtype_promotion("standard"):
@@ -136,7 +131,7 @@ def test_weight_decay_of_adam_is_in_the_gradient():
 
 def test_weight_decay_shrinks_what_has_no_gradient():
     config = sinusoids(outer_optimizer="adamw", weight_decay=0.5)
-    optimizer = build.outer_optimizer(config)
+    optimizer = outer_optimizer_of(flat(config))
     params = {"base": jnp.ones(3)}
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
@@ -146,10 +141,10 @@ def test_weight_decay_shrinks_what_has_no_gradient():
 
 def test_the_bodys_rate_is_its_own():
     config = sinusoids(body_rate=0.0)
-    problem = build.problem(config)
-    params = build.initial_state(config, problem).params
+    parts, state = start(config)
+    problem, params = parts.problem, state.params
     task = problem.train_sample(jax.random.key(0), None)
-    adapted = build.base_method(config, problem, 2).adapt(params, task.support)
+    adapted = base_method(flat(config), problem, None, 2).adapt(params, task.support).params
     jax.tree.map(np.testing.assert_array_equal, adapted["body"], params["base"]["body"])
     heads = zip(
         jax.tree.leaves(adapted["head"]), jax.tree.leaves(params["base"]["head"]), strict=True
@@ -161,14 +156,20 @@ def test_the_bodys_rate_is_its_own():
     "changes, message",
     [
         ({"method": "collaborative", "co_learner": "none"}, "needs a second head"),
-        ({"minibatch": 3}, "minibatch=3 is for method=reptile"),
+        ({"minibatch": 3}, "minibatch is a setting of method=reptile"),
         ({"method": "meta_sgd", "inner_optimizer": "adam"}, "inner_optimizer=adam is for method="),
-        ({"inner_optimizer": "adam", "body_rate": 0.5}, "with body_rate=1: leave it out"),
-        ({"second_order_after": 0.5}, "second_order_after=0.5 is for method=maml_plus_plus"),
-        ({"co_learner_frozen": True}, "co_learner_frozen=True needs CML's co-learner"),
-        ({"method": "maml_plus_plus", "body_rate": 0.5}, "body_rate=0.5 is not for"),
+        (
+            {"inner_optimizer": "adam", "body_rate": 0.5},
+            "setting of inner_optimizer=sgd",
+        ),
+        ({"second_order_after": 0.5}, "second_order_after is a setting of method=maml_plus_plus"),
+        ({"co_learner_frozen": True}, "co_learner_frozen is a setting of co_learner=linear"),
+        (
+            {"method": "maml_plus_plus", "body_rate": 0.5},
+            "a setting of method=maml or",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        sinusoids(**changes)
+        check(sinusoids(**changes), changes)

@@ -4,16 +4,14 @@ import jax
 import numpy as np
 import pytest
 from support.battery import assert_close
+from support.runs import start, tested, trained
 
 from configs import nodes
-from experiments.build import graphs
-from experiments.build import problem as build
-from experiments.evaluate import evaluate
+from experiments import build
 from experiments.run_folder.folder import read
 from experiments.settings.checks import check
-from experiments.settings.config import ConfigError
+from experiments.settings.config import ConfigError, flat
 from experiments.settings.record import default_workdir, record
-from experiments.train import train
 
 
 def small(**changes):
@@ -39,12 +37,12 @@ def small(**changes):
 )
 def test_nodes_train_and_test(tmp_path, changes, capfd):
     config = small(**changes)
-    assert train(config, tmp_path)
-    results = evaluate(config, tmp_path)
-    assert 0 <= results["test"]["accuracy"] <= 1 and results["split_hash"]
+    assert trained(config, tmp_path)
+    results = tested(config, tmp_path)
+    assert 0 <= results.test["accuracy"] <= 1 and results.split_hash
     said = capfd.readouterr().err
     assert "graph: 3,000 nodes, " in said and "meta-learner)" in said and "queries" not in said
-    assert [len(c) for c in results["graph"]["split"].values()] == [16, 7, 7]
+    assert [len(c) for c in results.graph["split"].values()] == [16, 7, 7]
 
 
 @pytest.mark.parametrize("network", ["gcn", "gmeta", "amm_gnn"])
@@ -54,7 +52,7 @@ def test_four_devices_train_as_one_does(tmp_path, network):
     rows = []
     for devices in (1, 4):
         workdir = tmp_path / str(devices)
-        assert train(small(**changes, **{"plan.devices": devices}), workdir)
+        assert trained(small(**changes, **{"plan.devices": devices}), workdir)
         rows.append(read(workdir / "metrics.jsonl")[-1])
     assert rows[0].keys() == rows[1].keys() and "validation/accuracy" in rows[0]
     for key in rows[0].keys() - {"seconds", "tasks_per_second"}:
@@ -63,19 +61,19 @@ def test_four_devices_train_as_one_does(tmp_path, network):
 
 def test_the_model_model_data_the_data_that_it_is_given():
     config = small(**{"data.split_seed": 1})
-    problem = build.problem(config)
-    params = build.initial_state(config, problem).params["base"]
+    parts, state = start(config)
+    problem, params = parts.problem, state.params["base"]
     ids = np.array([3, 7], np.int32)
     data = problem.data["test"]
     scaled = data.graph._replace(smoothed=2 * data.graph.smoothed)
-    same = build.with_data(problem, data).model.apply(params, ids)
-    assert_close(same, problem.model.apply(params, ids), 0)
-    other = build.with_data(problem, data._replace(graph=scaled)).model.apply(params, ids)[0]
+    same = problem.model_on(data).apply(params, ids)
+    assert_close(same, problem.model_on(problem.data["train"]).apply(params, ids), 0)
+    other = problem.model_on(data._replace(graph=scaled)).apply(params, ids)[0]
     assert np.abs(other - same[0]).max() > 1e-3
 
 
 def test_classes_of_the_splits_share_nothing_and_depend_on_the_split_seed():
-    problems = [build.problem(small(**{"data.split_seed": seed})) for seed in (0, 1)]
+    problems = [build.problem(flat(small(**{"data.split_seed": seed}))) for seed in (0, 1)]
     nodes_of = [
         {n for row, count in zip(*map(np.asarray, data.members), strict=True) for n in row[:count]}
         for data in problems[0].data.values()
@@ -85,7 +83,7 @@ def test_classes_of_the_splits_share_nothing_and_depend_on_the_split_seed():
 
 
 def test_only_training_has_noise():
-    problem = build.problem(small())
+    problem = build.problem(flat(small()))
     key, data = jax.random.key(0), problem.data["train"]
     assert hasattr(problem.train_sample(key, data).support.inputs, "keys")
     assert not hasattr(problem.test_sample(key, data).support.inputs, "keys")
@@ -110,10 +108,10 @@ def test_a_graph_by_its_path(tmp_path):
     changes = write_graph(tmp_path / "own.npz")
     (tmp_path / "split.json").write_text('{"train": [5, 1], "validation": [0, 2], "test": [3, 4]}')
     by_list = small(**changes, **{"data.split_file": str(tmp_path / "split.json")})
-    problem = build.problem(by_list)
+    problem = build.problem(flat(by_list))
     np.testing.assert_array_equal(problem.data["train"].members.ids[0], [1, 7, 13, 19, 25])
-    assert problem.graph["split"] == {"train": [1, 5], "validation": [0, 2], "test": [3, 4]}
-    build.problem(small(**changes, **{"data.classes": (2, 2, 2)}))
+    assert problem.facts["split"] == {"train": [1, 5], "validation": [0, 2], "test": [3, 4]}
+    build.problem(flat(small(**changes, **{"data.classes": (2, 2, 2)})))
 
 
 def test_another_graph_is_another_run(tmp_path):
@@ -130,28 +128,28 @@ def test_another_graph_is_another_run(tmp_path):
     with pytest.raises(ConfigError, match="data.file .*a.npz' -> .*b.npz'"):
         record(other, tmp_path / "run")
 
-    digest = build.problem(first).split_hash
-    assert build.problem(other).split_hash == digest  # the same content
+    digest = build.problem(flat(first)).split_hash
+    assert build.problem(flat(other)).split_hash == digest  # the same content
     for content in (
         {"attr_matrix": np.ones((30, 4))},
         {"labels": np.arange(30)[::-1] % 6},
         {"adj_indices": np.arange(60) % 30},
     ):
         write_graph(tmp_path / "a.npz", **content)
-        assert build.problem(first).split_hash != digest, content
+        assert build.problem(flat(first)).split_hash != digest, content
     write_graph(tmp_path / "a.npz")
     split.write_text('{"train": [5, 0], "validation": [1, 2], "test": [3, 4]}')
-    assert build.problem(first).split_hash != digest
+    assert build.problem(flat(first)).split_hash != digest
 
 
 def test_a_run_does_not_go_on_with_other_data(tmp_path):
     config = small(**write_graph(tmp_path / "a.npz") | {"data.classes": (2, 2, 2)})
-    assert train(config, tmp_path / "run")
-    evaluate(config, tmp_path / "run")
+    assert trained(config, tmp_path / "run")
+    tested(config, tmp_path / "run")
     write_graph(tmp_path / "a.npz", seed=1)
-    for start in (train, evaluate):
+    for again in (trained, tested):
         with pytest.raises(ConfigError, match="was trained on other data or classes: restore the"):
-            start(config, tmp_path / "run")
+            again(config, tmp_path / "run")
 
 
 def test_what_is_said_of_a_graph(tmp_path):
@@ -163,10 +161,12 @@ def test_what_is_said_of_a_graph(tmp_path):
     }
     labels = np.where(np.arange(30) < 6, -1, np.arange(30) % 6)
     changes = write_graph(tmp_path / "own.npz", **edges, labels=labels)
-    problem = build.problem(small(**changes, **{"data.classes": (2, 2, 2), "eval.queries": 2}))
-    split = problem.graph.pop("split")
+    problem = build.problem(
+        flat(small(**changes, **{"data.classes": (2, 2, 2), "eval.queries": 2}))
+    )
+    split = problem.facts.pop("split")
     assert sorted(c for classes in split.values() for c in classes) == list(range(6))
-    assert problem.graph == {
+    assert problem.facts == {
         "nodes": 30,
         "edges": 2,
         "features": 4,
@@ -174,7 +174,7 @@ def test_what_is_said_of_a_graph(tmp_path):
         "without_label": 6,
         "without_edge": 27,
     }
-    assert graphs.in_words(problem.graph) == (
+    assert problem.description == (
         "graph: 30 nodes, 2 edges, 6 classes; 6 nodes without a label, 27 without an edge"
     )
 
@@ -197,7 +197,7 @@ def test_mistakes_about_a_graph_of_ones_own(tmp_path, monkeypatch, changes, mess
     right = write_graph(tmp_path / "own.npz") | {"data.classes": (2, 2, 2)}
     config = small(**right | changes)
     with pytest.raises((ConfigError, ValueError), match=message) as error:
-        build.problem(config)
+        build.problem(flat(config))
     assert "\n" not in str(error.value)
 
 
@@ -209,18 +209,18 @@ GLYPHS = {"data.name": "glyphs", "model.name": "conv4"}
     [
         ({"model.name": "conv4"}, "use --config.model.name=gcn"),
         ({"data.name": "glyphs"}, "use --config.model.name=conv4"),
-        ({"model.hidden": (16, 16)}, "one width"),
-        ({"data.classes": (4, 3)}, "three counts"),
+        ({"model.hidden": (16, 16)}, "needs a tuple of one"),
+        ({"data.classes": (4, 3)}, "needs a tuple of 3"),
         ({"data.classes": (4, 3, 0)}, "three counts"),
         ({"data.name": "graph"}, "give --config.data.file=PATH.npz"),
         ({"data.name": "graph", "data.dir": "x.npz"}, "write --config.data.file=x.npz"),
         ({"data.name": "graph", "data.file": "a.dat"}, "data.file=a.dat must end in .npz"),
         ({"data.name": "graph", "data.file": "citeseer"}, "or one of .*citeseer.* as --config.da"),
-        ({"data.file": "x.npz"}, "data.file=x.npz with data.name=block_graph"),
+        ({"data.file": "x.npz"}, "data.file is a setting of data.name=graph"),
         ({"data.split_file": "x.json", "data.classes": (2, 2, 2)}, "lists the classes"),
-        (GLYPHS | {"data.split_file": "x.json"}, "data.split_file=x.json is for graphs"),
-        (GLYPHS | {"data.classes": (2, 2, 2)}, "is for graphs"),
-        ({"model.subgraph_nodes": 8}, "model.subgraph_nodes=8 is for model.name=gmeta"),
+        (GLYPHS | {"data.split_file": "x.json"}, "data.split_file is a setting of data.name=block"),
+        (GLYPHS | {"data.classes": (2, 2, 2)}, "data.classes is a setting of"),
+        ({"model.subgraph_nodes": 8}, "model.subgraph_nodes is a setting of model.name=gmeta"),
         ({"model.name": "amm_gnn", "inner_optimizer": "adam"}, "inner_optimizer=adam with model"),
         ({"model.name": "amm_gnn", "data.queries": 3}, "raise --config.data.queries"),
         ({"model.name": "amm_gnn", "eval.queries": 3}, "raise --config.eval.queries"),
@@ -230,5 +230,5 @@ GLYPHS = {"data.name": "glyphs", "model.name": "conv4"}
 )
 def test_mistakes_in_a_config_of_nodes(changes, message):
     with pytest.raises(ConfigError, match=message) as error:
-        small(**changes)
+        check(small(**changes), changes)
     assert "\n" not in str(error.value)

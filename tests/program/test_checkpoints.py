@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 
 import jax.numpy as jnp
 import pytest
@@ -181,3 +182,77 @@ def test_another_config_is_told_and_nothing_is_set_aside(workdir):
         assert "\n" not in str(error.value)
     checkpoints.close()
     assert_is(restore(workdir), 3)
+
+
+# Orbax globs the whole path, tensorstore takes a backslash for a slash, etils "gs:" for a bucket.
+NAMES = ["x=[1]", "[!a]", "a\\b", "*", "x?", "{a,b}", "sp ace", "~", "$HOME", "%41", "#", "a|b"]
+NAMES += ["new\nline", "gs:", "12:30", "é漢", "-rf", "ocdbt.process_0", "'\"", "x" * 200]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_may_have_any_name(tmp_path, name):
+    workdir = tmp_path / "runs" / name / "run"
+    workdir.mkdir(parents=True)
+    checkpoints = Checkpoints(workdir)
+    for step in (1, 2, 3, 4):
+        checkpoints.save_last(step, state(step), extra(step))
+    checkpoints.save_best(2, state(2), extra(2))
+    with pytest.raises(CheckpointError) as error:
+        checkpoints.save_last(1, state(1), extra(1))
+    assert str(error.value).startswith(f"checkpoint {workdir}/last/1 was not saved")
+    checkpoints.close()
+    flip(workdir / "last" / "4" / "about" / "metadata")
+    assert_is(restore(workdir), 3)
+    checkpoints = Checkpoints(workdir)
+    assert_is(checkpoints.restore_best(state(0)), 2)
+    checkpoints.close()
+    assert sorted(path.name for path in workdir.iterdir()) == ["best", "damaged-last-4", "last"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [name]  # nothing beside it
+
+
+def test_a_link_that_was_needed_is_gone_afterwards(tmp_path, monkeypatch):
+    links = tmp_path / "links"
+    links.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(links))
+    checkpoints = Checkpoints(tmp_path / "[1]")
+    [link] = links.glob("*/run")
+    assert link.resolve() == tmp_path / "[1]"
+    checkpoints.close()
+    assert not list(links.iterdir())
+    for unsafe in ("[2]", "a\\b"):  # then a temporary folder of the system's
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / unsafe))
+        (tmp_path / unsafe).mkdir()
+        Checkpoints(tmp_path / "[1]").close()
+        assert not list((tmp_path / unsafe).iterdir())
+
+
+def test_the_first_save_of_a_run_is_read_back_once(tmp_path, monkeypatch):
+    real, read = checkpoints_module._read, []
+
+    def counted(manager, step, template):
+        read.append(step)
+        return real(manager, step, template)
+
+    def spoiled(manager, step, template):
+        flip(tmp_path / "last" / str(step) / "about" / "metadata")
+        return real(manager, step, template)
+
+    monkeypatch.setattr(checkpoints_module, "_read", spoiled)
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(CheckpointError, match=r"last/1 was saved but cannot be read \(.*another d"):
+        checkpoints.save_last(1, state(1), extra(1))
+    checkpoints.close()
+    shutil.rmtree(tmp_path / "last")
+
+    monkeypatch.setattr(checkpoints_module, "_read", counted)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save_best(1, state(1), extra(1))
+    checkpoints.save_last(1, state(1), extra(1))
+    checkpoints.save_last(2, state(2), extra(2))
+    checkpoints.close()
+    assert read == [1]
+    checkpoints = Checkpoints(tmp_path)
+    assert_is(checkpoints.restore_last(state(0)), 2)
+    checkpoints.save_last(3, state(3), extra(3))
+    checkpoints.close()
+    assert read == [1, 2]  # what was restored shows that the folder can be read

@@ -13,8 +13,10 @@ from support.graphs import random_graph
 from cml_jax.graphs.block_graph import block_graph
 from cml_jax.models import gcn
 from configs.nodes import get_config
-from experiments import linear_probing
-from experiments.build import graphs
+from experiments import build, linear_probing
+from experiments.build import nodes
+from experiments.run_folder.results import read_results
+from experiments.settings.config import flat
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,13 +72,20 @@ def test_learns_a_block_graph(monkeypatch):
         words_per_class=6,
         on_topic=0.4,
     )
-    monkeypatch.setattr(graphs, "block_graph", lambda seed: made)
+    monkeypatch.setattr(nodes, "block_graph", lambda seed: made)
     config = get_config("2way-5shot")
     config.data.classes = (6, 3, 3)
-    results = linear_probing.linear_probing(config, epochs=60)
-    start = linear_probing.linear_probing(config, epochs=0)["test"]["accuracy"]
-    assert results["test"]["accuracy"] > max(0.9, start + 0.01)
-    assert results["test"]["num_tasks"] == 100 and 0 < results["validation"]["step"] <= 60
+    problem = build.problem(flat(config))
+    settings = {"ways": 2, "hidden": 16, "seed": 0, "validation_tasks": 20, "test_tasks": 100}
+
+    def reached(epochs):
+        return linear_probing.linear_probing(
+            problem.data, problem.draw_test, **settings, epochs=epochs
+        )
+
+    start, end = reached(0), reached(60)
+    assert end.accuracies.mean() > max(0.9, start.accuracies.mean() + 0.01)
+    assert end.accuracies.shape == (100,) and 0 < end.step <= 60 and start.step == 0
 
 
 @pytest.mark.parametrize(
@@ -92,3 +101,15 @@ def test_what_is_not_probed(arguments, message):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_command_stores_what_it_prints(tmp_path):
+    command = [sys.executable, "-m", "experiments.linear_probing", "--config=configs/nodes.py"]
+    command += ["--config.eval.num_tasks=10", f"--workdir={tmp_path}/a[1]"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    results = read_results(tmp_path / "a[1]")
+    assert results.method == "linear probing" and results.test["num_tasks"] == 10
+    assert done.stdout == f"test: {results}\n" and "logistic regression" in done.stdout
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0 and again.stdout.startswith("finished: ")

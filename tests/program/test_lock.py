@@ -18,7 +18,7 @@ _HOLD = """
 import sys, time
 from pathlib import Path
 from experiments.machine.lock import hold
-held = hold(Path(sys.argv[1]))
+held = hold(Path(sys.argv[1], "lock"))
 print("held", flush=True)
 time.sleep(120)
 """
@@ -49,24 +49,26 @@ def test_a_second_program_is_told_of_the_first_until_that_is_killed(tmp_path):
             who = f"in use by process {first.pid} on {socket.gethostname()}: wait for it"
             for _ in range(2):  # a refusal leaves the lock as it was
                 with pytest.raises(lock.LockError, match=who) as error:
-                    lock.hold(tmp_path)
+                    lock.hold(tmp_path / "lock")
             assert "\n" not in str(error.value)
         finally:
             first.kill()
             first.wait()
-    with lock.hold(tmp_path):
+    with lock.hold(tmp_path / "lock"):
         with pytest.raises(lock.LockError):
-            lock.hold(tmp_path)
-    lock.hold(tmp_path).close()
+            lock.hold(tmp_path / "lock")
+    lock.hold(tmp_path / "lock").close()
 
 
-def test_where_there_are_no_locks_it_says_so_and_goes_on(tmp_path, monkeypatch, caplog):
+def test_where_there_are_no_locks_it_says_so_and_continues(tmp_path, monkeypatch, caplog):
     def none(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    lock.hold(tmp_path).close()
-    assert "lock cannot be locked (No locks available): start no second program" in caplog.text
+    lock.hold(tmp_path / "lock").close()
+    assert (
+        "lock cannot be locked (No locks available): do not start a second program" in caplog.text
+    )
 
 
 def test_two_programs_fill_one_cache_and_a_reader_never_sees_a_part(tmp_path):

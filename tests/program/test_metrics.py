@@ -1,4 +1,4 @@
-"""Metrics: nothing half-written is ever read, and a resumed run tells each step once."""
+"""Metrics: nothing half-written is ever read, and a resumed run reports each step once."""
 
 import json
 import math
@@ -9,65 +9,63 @@ import numpy as np
 import pytest
 
 from experiments.report import plots
-from experiments.run_folder.folder import read, write_json
+from experiments.run_folder.folder import read_rows, write_json
 from experiments.run_folder.metrics_file import MetricsFile
-from experiments.run_folder.progress import Progress, describe, duration
+from experiments.run_folder.progress import Progress, describe_row, duration
+from experiments.run_folder.results import Results
 
 
-def write(path, steps, resume_step=0):
-    file = MetricsFile(path, resume_step)
+def write(workdir, steps, resume_step=0):
+    file = MetricsFile(workdir, resume_step)
     for step in steps:
         file.write(step, {"train/loss": step / 2})
     file.close()
 
 
 def test_rows_come_back(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    file = MetricsFile(path)
+    file = MetricsFile(tmp_path)
     row = file.write(3, {"train/loss": jnp.float32(0.5), "bad": math.nan, "worse": -math.inf})
     file.close()
     assert row == {"step": 3, "train/loss": 0.5, "bad": None, "worse": None}
-    assert read(path) == [row]
-    assert "NaN" not in path.read_text()
+    assert read_rows(tmp_path) == [row]
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
 
 
 def test_a_missing_file_has_no_rows(tmp_path):
-    assert read(tmp_path / "none.jsonl") == []
+    assert read_rows(tmp_path / "none") == []
 
 
 def test_rows_are_on_the_disk_before_the_file_is_closed(tmp_path):
-    file = MetricsFile(tmp_path / "m")
+    file = MetricsFile(tmp_path)
     file.write(1, {"x": 1.0})
-    assert read(tmp_path / "m") == [{"step": 1, "x": 1.0}]
+    assert read_rows(tmp_path) == [{"step": 1, "x": 1.0}]
     file.close()
 
 
 def test_resuming_drops_what_will_be_made_again(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    write(path, (10, 20, 30))
-    write(path, (25, 30), resume_step=20)
-    assert [row["step"] for row in read(path)] == [10, 20, 25, 30]
-    write(path, (10,))
-    assert [row["step"] for row in read(path)] == [10]
+    write(tmp_path, (10, 20, 30))
+    write(tmp_path, (25, 30), resume_step=20)
+    assert [row["step"] for row in read_rows(tmp_path)] == [10, 20, 25, 30]
+    write(tmp_path, (10,))
+    assert [row["step"] for row in read_rows(tmp_path)] == [10]
 
 
 @pytest.mark.parametrize("torn", ['{"step": 30, "tra', '{"step": 30}', "\x00\x00", '{"step": 3'])
 def test_a_torn_last_line_is_not_read(tmp_path, torn):
-    path = tmp_path / "metrics.jsonl"
-    write(path, (10, 20))
-    with open(path, "a") as file:
+    write(tmp_path, (10, 20))
+    with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write(torn)
-    assert [row["step"] for row in read(path)] == [10, 20]
-    write(path, (30,), resume_step=20)
-    assert [row["step"] for row in read(path)] == [10, 20, 30]
+    assert [row["step"] for row in read_rows(tmp_path)] == [10, 20]
+    write(tmp_path, (30,), resume_step=20)
+    assert [row["step"] for row in read_rows(tmp_path)] == [10, 20, 30]
 
 
 @pytest.mark.parametrize("line", ["hello", "[1]", "3", "{}", '{"step": "x"}', '{"step": 1.5}', ""])
 def test_a_damaged_line_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n')
-    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2 is no report"):
-        read(path)
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2 is not a report"):
+        read_rows(tmp_path)
 
 
 def test_json_is_there_whole_or_as_before(tmp_path):
@@ -83,10 +81,12 @@ def test_json_is_there_whole_or_as_before(tmp_path):
 def test_a_report_in_words():
     row = {"step": 5, "train/loss": 0.41234, "train/accuracy": 0.8734, "tasks_per_second": 1234.5}
     row["train/weight_min"] = 0.1
-    assert describe(row) == "loss 0.412  accuracy 87.3%  1,234 tasks/s"
-    assert describe({"train/loss": 3.4, "train/mse": 3.4}) == "mse 3.4"
-    assert describe({"validation/accuracy": 0.5}) == "validation accuracy 50.0%"
-    assert describe({"train/loss": None}) == "loss not finite"
+    assert describe_row(row) == "loss 0.412  accuracy 87.3%  1,234 tasks/s"
+    assert describe_row({"train/loss": 3.4, "train/mse": 3.4}, "mse") == "mse 3.4"
+    assert describe_row({"train/loss": 3.4, "train/rank": 2.0}, "rank") == "loss 3.4  rank 2"
+    assert describe_row({"validation/accuracy": 0.5}) == "validation accuracy 50.0%"
+    assert describe_row({"validation/co_learner/accuracy": 0.5}) == ""
+    assert describe_row({"train/loss": None}) == "loss not finite"
 
 
 def test_durations():
@@ -96,7 +96,7 @@ def test_durations():
 def test_progress_speaks_now_and_then(capsys, monkeypatch):
     now = iter([0.0, 1.0, 4.0, 11.0, 12.0, 12.5])
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
-    progress = Progress(100, 0, 10.0)
+    progress = Progress(100, 0, 10.0, "mse")
     progress.update(10, {"train/loss": 3.0})
     progress.update(40, {"train/loss": 2.0})
     progress.update(60, {"train/loss": 1.0})
@@ -120,23 +120,34 @@ def test_progress_is_a_bar_on_a_terminal(capsys, monkeypatch):
     assert "60/100" in shown and "resumed" in shown
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "mse"])
+def results(metric, value):
+    """What a run has reached, with one test."""
+    test = {metric: value, "sd": 0.1, "ci95": 0.01, "num_tasks": 9, "num_steps": 1}
+    test |= {"predicts": "meta-learner", "transductive": True}
+    made = {"method": "maml", "data": "own", "split_hash": "", "graph": None, "seed": 0}
+    made |= {"validation": {metric: 0.5, "step": 3}, "wall_seconds": 1.0}
+    return Results(**made, test=test, test_all=[test])
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "mse", "rank"])
 def test_pictures_are_drawn(tmp_path, metric):
     image = pytest.importorskip("matplotlib.image")
-    rows = [{"step": s, "train/loss": 1 / s, f"train/{metric}": 1 / s} for s in range(1, 200)]
+    loss = 1 if metric == "mse" else 2  # the squared error is its own loss
+    rows = [{"step": s, "train/loss": loss / s, f"train/{metric}": 1 / s} for s in range(1, 200)]
     rows += [{"step": 100, f"validation/{metric}": 0.5}, {"step": 200, f"train/{metric}": None}]
-    results = {"test": {metric: 0.4, "ci95": 0.01}}
-    plots.learning_curve(rows, tmp_path / "with.png", "a run", results)
-    plots.learning_curve(rows, tmp_path / "without.png", "a run")
-    plots.learning_curve([], tmp_path / "empty.png", "a run")
+    plots.learning_curve(rows, tmp_path / "with.png", "a run", metric, results(metric, 0.4))
+    plots.learning_curve(rows, tmp_path / "without.png", "a run", metric)
+    plots.learning_curve([], tmp_path / "empty.png", "a run", metric)
     plots.compare({"a": rows, "b": rows}, tmp_path / "two.png", "runs", f"train/{metric}")
     drawn = {name: image.imread(tmp_path / f"{name}.png") for name in ("with", "without", "two")}
     assert not np.array_equal(drawn["with"], drawn["without"])  # the test's band
+    panels = 1 if metric == "mse" else 2  # metric and loss beside each other
+    assert drawn["with"].shape[1] == panels * drawn["two"].shape[1]
     assert (tmp_path / "empty.png").stat().st_size > 0
 
 
 def test_no_matplotlib_is_a_warning_and_no_picture(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    plots.learning_curve([], tmp_path / "a.png", "a run")
+    plots.learning_curve([], tmp_path / "a.png", "a run", "accuracy")
     assert not list(tmp_path.iterdir())
     assert "pip install 'cml_jax[plots]'" in caplog.text

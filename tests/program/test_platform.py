@@ -11,19 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.runs import trained
 
 from experiments.machine import devices, memory
 from experiments.settings.config import default_config
-from experiments.train import train
 
 _PROGRAM = """
 import os, sys
 from experiments.machine import allocator
-from experiments.settings.config import default_config
-config = default_config()
-config.plan.malloc = sys.argv[1] == "true"
 print("started", flush=True)
-allocator.restart_with_huge_pages(config)
+allocator.restart_with_huge_pages(sys.argv[1] == "true")
 print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:], os.getpid())
 """
 
@@ -82,19 +79,17 @@ def configured(**changes):
 
 
 def test_convolutions_take_one_task_a_device_and_perceptrons_one_device():
-    plan = devices.make_plan(configured(tasks_per_step=32))
+    plan = devices.make_plan(32)
     assert (plan.devices, plan.chunk, plan.steps_per_dispatch) == (4, 4, 10)
     assert str(plan) == "4 x cpu, 4 tasks at a time, 10 meta-steps a dispatch, remat off"
-    assert devices.make_plan(configured(tasks_per_step=6)).devices == 3
-    config = configured(tasks_per_step=25)
-    config.model.name = "mlp"
-    plan = devices.make_plan(config)
+    assert devices.make_plan(6).devices == 3
+    plan = devices.make_plan(25, small=True)
     assert (plan.devices, plan.chunk, plan.steps_per_dispatch) == (1, None, 200)
 
 
 def test_every_choice_can_be_made_by_hand():
-    config = configured(tasks_per_step=32, devices=2, chunk=8, steps_per_dispatch=3, remat="on")
-    plan = devices.make_plan(config)._replace(memory=1_500_000_000)
+    plan = devices.make_plan(32, devices=2, chunk=8, steps_per_dispatch=3, remat=True)
+    plan = plan._replace(memory=1_500_000_000)
     assert str(plan) == "2 x cpu, 8 tasks at a time, 3 meta-steps a dispatch, remat on, 1.50 GB"
 
 
@@ -109,7 +104,7 @@ def test_every_choice_can_be_made_by_hand():
 )
 def test_a_plan_that_cannot_be_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        devices.make_plan(configured(tasks_per_step=32, **changes))
+        devices.make_plan(32, **changes)
 
 
 def sizes(needed):
@@ -128,9 +123,8 @@ def test_what_does_not_fit_is_computed_again_and_then_refused(monkeypatch):
     needs = {False: 1_000_000_000, True: 500_000_000}
 
     def fit(remat):
-        config = configured(tasks_per_step=32, remat=remat)
-        plan = devices.make_plan(config)
-        return memory.fitting(config, plan, lambda plan: sizes(needs[plan.remat]))[0]
+        plan = devices.make_plan(32)
+        return memory.fitting(plan, lambda plan: sizes(needs[plan.remat]), remat == "auto")[0]
 
     plan = fit("auto")
     assert (plan.remat, plan.memory) == (False, 4_000_000_000)
@@ -168,7 +162,7 @@ def run(tmp_path, name, **changes):
     config.eval.every, config.eval.validation_tasks = config.train_steps, 8
     workdir = tmp_path / name
     workdir.mkdir()
-    assert train(config, workdir)
+    assert trained(config, workdir)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     last = lines[-1]
     return {k: v for k, v in last.items() if "seconds" not in k and "second" not in k}

@@ -184,3 +184,10 @@ def parsed(text, default):
     if isinstance(default, bool):
         return text == "True"
     return type(default)(text)
+
+
+def test_the_battery_has_every_method():
+    from support import battery
+
+    names = {row.function.rpartition(":")[2] for row in METHODS.values()}
+    assert names <= battery.METHODS.keys()

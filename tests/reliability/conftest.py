@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from support.faults import poisoned
 
-from experiments.build import problem as build
+from experiments import build
 
 
 def pytest_collection_modifyitems(items):

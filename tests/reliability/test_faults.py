@@ -1,23 +1,22 @@
 """Faults in training: steps that are not finite, and runs that learn nothing."""
 
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from support.battery import assert_same
 from support.faults import poisoned
-from support.runs import SETTINGS, sinusoids
+from support.runs import SETTINGS, sinusoids, start, tested, trained
 
-from experiments.build import problem as build
-from experiments.evaluate import evaluate
-from experiments.machine.devices import make_plan
 from experiments.run_folder import health
 from experiments.run_folder.checkpoints import Checkpoints
-from experiments.run_folder.folder import read
+from experiments.run_folder.folder import read_rows
 from experiments.settings.record import record
-from experiments.train import compile_steps, train
+from experiments.train import compile_steps, health_check
 
 # A run that ends with an error leaves its files to the end of the program.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -27,13 +26,12 @@ BOTH = {"co_learner": "mlp", "weighting": "gradient_agreement"}
 @pytest.mark.parametrize("method", SETTINGS)
 def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(method):
     config = sinusoids(method, **BOTH)
-    problem = poisoned(build.problem(config), "train", 6)  # of the second step, whose tasks are 4-7
-    plan = make_plan(config)
-    start = build.initial_state(config, problem)
-    advance = compile_steps(config, problem, plan, start, None)
+    parts, first = start(config)
+    problem = poisoned(parts.problem, "train", 6)  # of the second step, whose tasks are 4-7
+    advance = compile_steps(parts.learner, problem, parts.plan, parts.schedule, first, None)
 
     def copy():  # what is given to `advance` is gone
-        return jax.tree.map(jnp.copy, start)
+        return jax.tree.map(jnp.copy, first)
 
     state, seen = advance(copy(), None, 3)
     assert (int(state.step), int(seen.skipped), int(seen.first)) == (3, 1, 2)
@@ -48,7 +46,7 @@ def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(method):
 def last(config, workdir):
     """The newest checkpoint of a run."""
     checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore_last(build.initial_state(config, build.problem(config)))
+    restored = checkpoints.restore_last(start(config)[1])
     checkpoints.close()
     return restored
 
@@ -61,7 +59,7 @@ def test_stop_names_the_step_the_tasks_and_the_remedy_and_saves_nothing(tmp_path
     poison("train", 7 * 4 + 2)
     record(config, tmp_path)
     with pytest.raises(FloatingPointError) as caught:
-        train(config, tmp_path)
+        trained(config, tmp_path)
     line = str(caught.value)
     assert line.startswith("train/") and " is nan in step 8, on tasks 28-31 of seed 0: " in line
     assert "lower --config.inner_learning_rate=0.02 or" in line and "non_finite=skip" in line
@@ -73,12 +71,12 @@ def test_stop_names_the_step_the_tasks_and_the_remedy_and_saves_nothing(tmp_path
 
     # The same run goes on past it.
     config.non_finite = "skip"
-    assert train(config, tmp_path)
-    rows = read(tmp_path / "metrics.jsonl")
+    assert trained(config, tmp_path)
+    rows = read_rows(tmp_path)
     assert [(row["step"], row.get("skipped")) for row in rows] == [(3, None), (6, None), (9, 1)]
     assert all(np.isfinite(value) for value in rows[-1].values())
     assert last(config, tmp_path)[0] == 9
-    [line] = evaluate(config, tmp_path)["warnings"]
+    [line] = tested(config, tmp_path).warnings
     assert line.endswith("not finite, the first in steps 7-9")
 
 
@@ -86,8 +84,8 @@ def test_of_several_runs_one_that_is_not_finite_does_not_end_the_others(tmp_path
     changes = {"train_steps": 6, "eval.every": 3, "plan.steps_per_dispatch": 3}
     config = sinusoids(**changes, num_seeds=2)
     poison("train", *range(3 * 4, 6 * 4), seed=1)  # from the fourth step on
-    assert train(config, tmp_path)
-    rows = read(tmp_path / "metrics.jsonl")
+    assert trained(config, tmp_path)
+    rows = read_rows(tmp_path)
     assert [row.get("skipped") for row in rows] == [None, 3]
     assert rows[1]["train/loss/1"] is None and np.isfinite(rows[1]["train/loss/0"])
     assert rows[0]["validation/mse/1"] == rows[1]["validation/mse/1"]  # it stands still
@@ -102,36 +100,41 @@ def test_skip_gives_up_when_nothing_is_finite(tmp_path, poison, monkeypatch):
     config = sinusoids(**changes, non_finite="skip", checkpoint_every_minutes=0.0)
     poison("train", *range(3 * 4, 30 * 4, 4))
     with pytest.raises(FloatingPointError, match=r"^4 steps in a row were skipped; train/.*step 7"):
-        train(config, tmp_path)
+        trained(config, tmp_path)
     step, state, _ = last(config, tmp_path)
     assert step == 6 and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
-def test_parameters_that_overflow_behind_a_finite_loss_are_not_kept(tmp_path):
+def test_parameters_that_overflow_after_a_finite_loss_are_not_kept(monkeypatch):
     config = sinusoids(outer_optimizer="sgd", outer_learning_rate=100.0)
-    problem = build.problem(config)
-    plan = make_plan(config)
-    scale = build.optax.scale(jnp.float32(3e38))
-    optimizer = build.outer_optimizer
-    try:
-        build.outer_optimizer = lambda config: build.optax.chain(optimizer(config), scale)
-        state = build.initial_state(config, problem)
-        advance = compile_steps(config, problem, plan, state, None)
-    finally:
-        build.outer_optimizer = optimizer
+    module = sys.modules["experiments.build.learner"]  # the package has a function of this name
+    scale, optimizer = optax.scale(jnp.float32(3e38)), module.outer_optimizer
+    monkeypatch.setattr(
+        module, "outer_optimizer", lambda settings: optax.chain(optimizer(settings), scale)
+    )
+    parts, state = start(config)
+    advance = compile_steps(*parts[:4], state, None)
     state, seen = advance(state, None, 1)
     assert int(seen.skipped) == 0 and np.isfinite(seen.sums["loss"])
     assert not seen.params_finite
-    line = health.must_stop(config, jax.tree.map(np.asarray, seen), 1, 0)
-    assert line.startswith("a parameter is not finite behind step 1: lower --config.inner_")
+    line = health.must_stop(
+        jax.tree.map(np.asarray, seen),
+        step=1,
+        lost=0,
+        skip=False,
+        tasks_per_step=4,
+        replicas=[{"seed": 0}],
+        remedy=parts.schedule.remedy,
+    )
+    assert line.startswith("a parameter is not finite after step 1: lower --config.inner_")
 
 
 def test_a_validation_that_is_not_finite_is_never_the_best(tmp_path, poison):
     config = sinusoids(train_steps=6)
     poison("validation", 1)
     with pytest.raises(FloatingPointError, match="validation/mse was never finite: lower"):
-        train(config, tmp_path)
-    assert [row["validation/mse"] for row in read(tmp_path / "metrics.jsonl")] == [None, None]
+        trained(config, tmp_path)
+    assert [row["validation/mse"] for row in read_rows(tmp_path)] == [None, None]
     assert not list((tmp_path / "best").iterdir())
 
 
@@ -176,16 +179,16 @@ HEALTHY = {
     ],
 )
 def test_warnings_on_reports(change, warning):
-    config = sinusoids(tasks_per_step=5, weighting="gradient_agreement", train_steps=1000)
+    settings = {"train_steps": 1000, "tasks_per_step": 5, "chance": 0.2, "agreement": True}
     rows = reports(**HEALTHY | change)
-    found = health.HealthCheck(config, rows).warnings()
+    found = health.HealthCheck(**settings, rows=rows).warnings()
     assert len(found) == bool(warning) and all("\n" not in line for line in found)
     if warning:
         assert re.search(warning, found[0])
     # More reports never take a warning back or change it, and each is there once.
     told = []
     for count in range(len(rows) + 1):
-        now = health.HealthCheck(config, rows[:count]).warnings()
+        now = health.HealthCheck(**settings, rows=rows[:count]).warnings()
         assert set(told) <= set(now) and len(now) == len(set(now))
         told = now
 
@@ -221,13 +224,14 @@ FLAT = {"tasks_per_step": 25, "outer_learning_rate": 1e-10, "inner_learning_rate
 )
 def test_warnings_of_real_runs(tmp_path, capsys, make, changes, expected):
     config = make(**LONG | changes)
-    assert train(config, tmp_path)
-    rows = read(tmp_path / "metrics.jsonl")
-    found = health.HealthCheck(config, rows).warnings()
+    assert trained(config, tmp_path)
+    parts = start(config)[0]
+    rows = read_rows(tmp_path)
+    found = health_check(parts.learner, parts.problem, parts.schedule, rows).warnings()
     assert [any(line.startswith(start) for start in expected) for line in found] == [True] * len(
         expected
     )
     assert capsys.readouterr().err.count("warning: ") == len(expected)
-    if expected:  # the same run goes on: what was said is not said again
+    if expected:  # the same run is tested: what was said is not said again
         config.eval.num_tasks = 5
-        assert evaluate(config, tmp_path)["warnings"] == found
+        assert tested(config, tmp_path).warnings == found

@@ -264,30 +264,26 @@ def test_hosts_that_cannot_be_are_refused(values, message):
 
 
 def test_a_cluster_is_looked_for_where_there_may_be_one(monkeypatch):
-    config = default_config()
     monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: None)
     for name in ("OMPI_MCA_orte_hnp_uri", "SLURM_STEP_NODELIST"):
         monkeypatch.delenv(name, raising=False)
-    assert not processes.may_be_distributed(config)
+    assert not processes.may_be_distributed(0)
     for name in ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"):
         monkeypatch.setenv(name, "1")
     for tasks in (1, 2):
         monkeypatch.setenv("SLURM_NTASKS", str(tasks))
-        assert processes.may_be_distributed(config) == (tasks == 2)
+        assert processes.may_be_distributed(0) == (tasks == 2)
     monkeypatch.setenv("SLURM_NTASKS", "2(x2)")
-    with pytest.raises(processes.HostsError, match=r"SLURM_NTASKS='2\(x2\)' is no number"):
-        processes.may_be_distributed(config)
-    config.hosts.count = 1
-    assert not processes.may_be_distributed(config)
+    with pytest.raises(processes.ProcessesError, match=r"SLURM_NTASKS='2\(x2\)' is not a number"):
+        processes.may_be_distributed(0)
+    assert not processes.may_be_distributed(1)
 
 
 def test_a_taken_port_is_a_line():
-    config = default_config()
     with socket.create_server(("", 0)) as taken:
-        config.hosts.count = 2
-        config.hosts.coordinator = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(processes.HostsError, match="its port cannot be opened .*in use"):
-            processes._check_port(config.hosts)
+        coordinator = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(processes.ProcessesError, match="its port cannot be opened .*in use"):
+            processes._check_port(coordinator)
 
 
 def test_alone_there_is_nothing_to_agree_upon():

@@ -6,15 +6,14 @@ import re
 import shutil
 
 import pytest
-from support.runs import sinusoids
+from support.runs import sinusoids, start, tested, trained
 
-from experiments.evaluate import evaluate
+from experiments.choices.key import ConfigError
 from experiments.run_folder import folder, health
 from experiments.run_folder.checkpoints import CheckpointError, Checkpoints
-from experiments.run_folder.folder import read
+from experiments.run_folder.folder import read_rows
 from experiments.run_folder.metrics_file import MetricsFile
 from experiments.settings.record import record
-from experiments.train import train
 
 CHANGES = {"train_steps": 9, "eval.every": 3, "plan.steps_per_dispatch": 3}
 
@@ -24,7 +23,7 @@ def made(tmp_path_factory):
     """A run of nine steps."""
     workdir = tmp_path_factory.mktemp("made")
     record(sinusoids(**CHANGES), workdir)
-    assert train(sinusoids(**CHANGES), workdir)
+    assert trained(sinusoids(**CHANGES), workdir)
     return workdir
 
 
@@ -39,7 +38,7 @@ def test_best_is_gone(run):
     config, workdir = run
     shutil.rmtree(workdir / "best")
     with pytest.raises(CheckpointError, match=r"run/best has no checkpoint, but the best is of"):
-        train(config, workdir)
+        trained(config, workdir)
 
 
 @pytest.mark.parametrize("how", ["emptied", "gone"])
@@ -50,7 +49,7 @@ def test_last_is_gone(run, how):
         (workdir / "last").mkdir()
     before = (workdir / "metrics.jsonl").read_bytes()
     with pytest.raises(CheckpointError, match=r"goes to step 9 but .*last has no checkpoint"):
-        train(config, workdir)
+        trained(config, workdir)
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
@@ -59,7 +58,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(run):
     first = (workdir / "metrics.jsonl").read_text().splitlines()[0]
     (workdir / "metrics.jsonl").write_text(first + "\n")
     shutil.rmtree(workdir / "last")
-    assert train(config, workdir)
+    assert trained(config, workdir)
 
 
 def test_reports_are_missing(run):
@@ -67,30 +66,29 @@ def test_reports_are_missing(run):
     path = workdir / "metrics.jsonl"
     path.write_text(path.read_text().splitlines()[0] + "\n")
     with pytest.raises(CheckpointError, match="no report of step 9, where the checkpoint is") as e:
-        train(config, workdir)
+        trained(config, workdir)
     accepted = re.search(r"a line (\{.*\}) at its end", str(e.value))[1]
     with path.open("a") as file:
         file.write(accepted + "\n")
-    assert train(config, workdir)
-    assert [row["step"] for row in read(path)] == [3, 9]
-    assert evaluate(config, workdir)["wall_seconds"] is None
+    assert trained(config, workdir)
+    assert [row["step"] for row in read_rows(workdir)] == [3, 9]
+    assert tested(config, workdir).wall_seconds is None
 
 
 def test_no_reports_to_evaluate_with(run):
     config, workdir = run
     (workdir / "metrics.jsonl").unlink()
-    with pytest.raises(ValueError, match="metrics.jsonl has no report"):
-        evaluate(config, workdir)
+    with pytest.raises(ConfigError, match="metrics.jsonl has no report"):
+        tested(config, workdir)
 
 
 def test_a_description_of_any_size_is_not_read(run):
     config, workdir = run
     with (workdir / "last" / "9" / "about" / "metadata").open("ab") as file:
         file.truncate(2**40)
-    path = workdir / "metrics.jsonl"
-    assert train(config, workdir)
+    assert trained(config, workdir)
     assert (workdir / "damaged-last-9").is_dir()
-    assert [row["step"] for row in read(path)] == [3, 6, 9]
+    assert [row["step"] for row in read_rows(workdir)] == [3, 6, 9]
 
 
 def test_accepted_changes_are_validated_anew(run):
@@ -98,12 +96,11 @@ def test_accepted_changes_are_validated_anew(run):
     config, workdir = run
     config.data.amplitude = (50.0, 100.0)
     config.train_steps = 12
-    old = Checkpoints(workdir).restore_last(_state(config))[2]["best"]
+    old = Checkpoints(workdir).restore_last(start(config)[1])[2]["best"]
     assert record(config, workdir, accept_changes=True)
-    assert train(config, workdir)
-    results = evaluate(config, workdir)
-    validated = {r["step"]: r["validation/mse"] for r in read(workdir / "metrics.jsonl")[2:]}
-    best = results["validation"]
+    assert trained(config, workdir)
+    best = tested(config, workdir).validation
+    validated = {r["step"]: r["validation/mse"] for r in read_rows(workdir)[2:]}
     assert best["mse"] > 100  # by the old settings it was about 4
     if best["step"] != old:
         assert best["mse"] == validated[best["step"]]
@@ -111,32 +108,26 @@ def test_accepted_changes_are_validated_anew(run):
     assert json.loads((workdir / "config.json").read_text())["train_steps"] == 12
 
 
-def test_a_stop_does_not_forget_the_steps_that_were_lost(tmp_path, poison, monkeypatch):  # noqa: F811
+def test_a_stop_does_not_forget_the_steps_that_were_lost(tmp_path, poison, monkeypatch):
     monkeypatch.setattr(health, "LOST_STEPS", 6)
     config = sinusoids(**CHANGES, non_finite="skip", checkpoint_every_minutes=0.0)
     poison("train", *range(3 * 4, 9 * 4, 4))
     monkeypatch.setattr("experiments.train.stop_requested", lambda: last_step(tmp_path) == 6)
-    assert not train(config, tmp_path)
+    assert not trained(config, tmp_path)
     monkeypatch.undo()
     monkeypatch.setattr(health, "LOST_STEPS", 6)
     poison("train", *range(3 * 4, 9 * 4, 4))
     with pytest.raises(FloatingPointError, match="^6 steps in a row were skipped"):
-        train(config, tmp_path)
+        trained(config, tmp_path)
 
 
 def last_step(workdir):
-    rows = read(workdir / "metrics.jsonl")
+    rows = read_rows(workdir)
     return rows[-1]["step"] if rows else 0
 
 
-def _state(config):
-    from experiments.build import problem as build
-
-    return build.initial_state(config, build.problem(config))
-
-
 def test_a_report_that_is_cut_short_is_an_error(tmp_path):
-    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file = MetricsFile(tmp_path)
 
     class Full:
         name = "metrics.jsonl"

@@ -473,12 +473,12 @@ def _make_metrics(folder: Path) -> None:
 
 
 def _read_metrics(folder: Path) -> list:
-    from experiments.run_folder.folder import read
+    from experiments.run_folder.folder import read_rows
     from experiments.run_folder.health import HealthCheck
-    from experiments.settings.config import default_config
 
-    rows = read(folder / "metrics.jsonl")
-    HealthCheck(default_config(), rows).warnings()  # what reads them next
+    rows = read_rows(folder)
+    settings = {"train_steps": 2000, "tasks_per_step": 32, "chance": 0.2, "agreement": True}
+    HealthCheck(**settings, rows=rows).warnings()  # what reads them next
     return rows
 
 
@@ -507,15 +507,19 @@ def _read_config(folder: Path) -> str:
 
 
 def _make_results(folder: Path) -> None:
-    from experiments.run_folder.folder import write_json
+    from experiments.run_folder.results import Results
 
-    write_json(folder / "results.json", {"test": {"accuracy": 0.5}, "warnings": []})
+    test = {"accuracy": 0.5, "ci95": 0.1, "num_tasks": 9, "num_steps": 1, "transductive": True}
+    test["predicts"] = "meta-learner"
+    made = {"method": "maml", "data": "glyphs", "split_hash": "", "graph": None, "seed": 0}
+    made |= {"test": test, "test_all": [test], "wall_seconds": 1.5, "warnings": []}
+    Results(**made, validation={"accuracy": 0.5, "step": 9}).write(folder)
 
 
 def _read_results(folder: Path) -> Any:
-    from experiments.run_folder.folder import read_json
+    from experiments.run_folder.results import read_results
 
-    return read_json(folder / "results.json")
+    return read_results(folder).to_dict()
 
 
 def command_line(folder: Path, rng: random.Random) -> None:

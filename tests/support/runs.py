@@ -5,8 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+
+from experiments.run import assemble, evaluate, train
 from experiments.settings.checks import check
 from experiments.settings.config import KEYS, default_config
+from experiments.train import compile_steps, initial_state
 
 # What each needs beside its name.
 SETTINGS = {name: {} for name in KEYS["method"].allowed}
@@ -34,6 +38,31 @@ def sinusoids(method="maml", **changes):
         (config[section] if section else config)[key] = value
     check(config)
     return config
+
+
+def trained(config, workdir, problem=None):
+    """Whether training came to its end."""
+    return train(config, assemble(config, problem), workdir)
+
+
+def tested(config, workdir, problem=None):
+    """The results of the best checkpoint in `workdir`."""
+    return evaluate(config, assemble(config, problem), workdir)
+
+
+def start(config):
+    """The parts of a run and its state at step 0."""
+    parts = assemble(config)
+    state = initial_state(parts.learner, parts.problem.data["train"])
+    return parts, jax.device_put(state, parts.plan.replicated)
+
+
+def after_steps(config, steps=3):
+    """The state and what the steps reported, of a procedure's tasks."""
+    parts, state = start(config)
+    with jax.numpy_dtype_promotion("standard"):  # optax's schedules divide an int32 count
+        advance = compile_steps(*parts[:4], state, None)
+        return advance(state, None, steps)
 
 
 ROOT = Path(__file__).parents[2]

@@ -5,24 +5,13 @@ import json
 import jax
 import numpy as np
 import pytest
-from support.runs import sinusoids
+from support.runs import after_steps, sinusoids, tested, trained
 
-from experiments.build import problem as build
-from experiments.build.replicas import groups, interval, runs, side_by_side
-from experiments.evaluate import evaluate
-from experiments.machine.devices import make_plan
+from experiments.build.replicas import replicas, side_by_side
 from experiments.run_folder.best import no_best
+from experiments.run_folder.results import interval
 from experiments.settings.checks import check
-from experiments.settings.config import SWEPT, ConfigError
-from experiments.train import compile_steps, train
-
-
-def after_steps(config, steps=3):
-    """The state and the sums of the metrics."""
-    problem, plan = build.problem(config), make_plan(config)
-    state = jax.device_put(build.initial_state(config, problem), plan.replicated)
-    with jax.numpy_dtype_promotion("standard"):  # optax's schedules divide an int32 count
-        return compile_steps(config, problem, plan, state, None)(state, None, steps)
+from experiments.settings.config import SWEPT, ConfigError, flat
 
 
 def assert_close(actual, expected):
@@ -32,19 +21,23 @@ def assert_close(actual, expected):
 
 def test_runs_are_the_values_times_the_seeds():
     config = sinusoids(num_seeds=2, seed=5, sweep="inner_learning_rate", sweep_values=(0.1, 0.2))
-    assert runs(config) == [
+    assert replicas(flat(config)).values == [
         {"seed": 5, "inner_learning_rate": 0.1},
         {"seed": 6, "inner_learning_rate": 0.1},
         {"seed": 5, "inner_learning_rate": 0.2},
         {"seed": 6, "inner_learning_rate": 0.2},
     ]
-    assert groups(config) == {"inner_learning_rate 0.1": [0, 1], "inner_learning_rate 0.2": [2, 3]}
-    assert groups(sinusoids(num_seeds=3)) == {"": [0, 1, 2]}
-    assert runs(sinusoids(seed=4)) == [{"seed": 4}]
+    assert replicas(flat(config)).groups() == {
+        "inner_learning_rate 0.1": [0, 1],
+        "inner_learning_rate 0.2": [2, 3],
+    }
+    assert replicas(flat(sinusoids(num_seeds=3))).groups() == {"": [0, 1, 2]}
+    assert replicas(flat(sinusoids(seed=4))).values == [{"seed": 4}]
 
 
 def test_a_single_run_has_no_axis():
-    assert side_by_side(sinusoids(seed=3), lambda c, x: c.seed + x, (0,))(1) == 4
+    alone = replicas(flat(sinusoids(seed=3)))
+    assert side_by_side(alone, lambda swept, x: swept["seed"] + x, (0,))(1) == 4
 
 
 def test_every_seed_is_the_run_that_it_would_be_alone():
@@ -105,10 +98,10 @@ def test_a_run_of_several_seeds_and_values(tmp_path):
         num_seeds=2, sweep="inner_learning_rate", sweep_values=(0.02, 0.3), co_learner="mlp"
     )
     config.eval.every = 1
-    assert train(config, tmp_path / "whole")
-    results = evaluate(config, tmp_path / "whole")
-    assert len(results["runs"]) == 4 and {r["seed"] for r in results["runs"]} == {0, 1}
-    head = [r for r in results["test_all"] if r["predicts"] == "meta-learner"]
+    assert trained(config, tmp_path / "whole")
+    results = tested(config, tmp_path / "whole")
+    assert len(results.runs) == 4 and {r["seed"] for r in results.runs} == {0, 1}
+    head = [r for r in results.test_all if r["predicts"] == "meta-learner"]
     assert {r["run"] for r in head} == {"inner_learning_rate 0.02", "inner_learning_rate 0.3"}
     assert all(r["num_seeds"] == 2 and r["num_tasks"] == 4 for r in head)
     rows = [
@@ -119,22 +112,22 @@ def test_a_run_of_several_seeds_and_values(tmp_path):
         assert len(set(own)) == 4
         np.testing.assert_allclose(rows[-1][name], np.mean(own), rtol=1e-6)
     values = [[row[f"validation/mse/{i}"] for row in rows] for i in range(4)]
-    for run, seen in zip(results["runs"], values, strict=True):
+    for run, seen in zip(results.runs, values, strict=True):
         assert run["validation/mse"] == min(seen)
         assert run["best_step"] == 1 + seen.index(min(seen))
-    chosen = min(results["runs"], key=lambda r: r["validation/mse"])
+    chosen = min(results.runs, key=lambda r: r["validation/mse"])
     assert (tmp_path / "whole/learning_curve.png").stat().st_size > 10_000
-    assert results["test"]["run"].startswith("inner_learning_rate")
+    assert results.test["run"].startswith("inner_learning_rate")
     assert "inner_learning_rate" in chosen
 
 
 def test_a_run_that_diverges_does_not_end_the_others(tmp_path):
     config = sinusoids(sweep="inner_learning_rate", sweep_values=(100.0, 0.02), num_steps=20)
-    assert train(config, tmp_path)
-    results = evaluate(config, tmp_path)
-    assert results["test"]["run"] == "inner_learning_rate 0.02"
-    assert np.isfinite(results["test"]["mse"])
-    lost = next(r for r in results["test_all"] if r["run"] == "inner_learning_rate 100")
+    assert trained(config, tmp_path)
+    results = tested(config, tmp_path)
+    assert results.test["run"] == "inner_learning_rate 0.02"
+    assert np.isfinite(results.test["mse"])
+    lost = next(r for r in results.test_all if r["run"] == "inner_learning_rate 100")
     assert np.isnan(lost["mse"])
     assert json.loads((tmp_path / "results.json").read_text())["runs"][0]["validation/mse"] is None
 
@@ -143,8 +136,14 @@ def test_a_run_that_diverges_does_not_end_the_others(tmp_path):
     "changes, message",
     [
         ({"sweep_values": (0.1, 0.2)}, "name it: --config.sweep=SETTING"),
-        ({"sweep": "co_learner_scale", "sweep_values": (1.0, 2.0)}, "needs CML's co-learner"),
-        ({"sweep": "radius", "sweep_values": (0.1, 0.2)}, "is for method=sharp_maml"),
+        (
+            {"sweep": "co_learner_scale", "sweep_values": (1.0, 2.0)},
+            "is a setting of co_learner=",
+        ),
+        (
+            {"sweep": "radius", "sweep_values": (0.1, 0.2)},
+            "is a setting of method=sharp_maml",
+        ),
         (
             {"sweep": "outer_learning_rate", "sweep_values": (0.0, 1.0)},
             "outer_learning_rate=0.0 in",
