@@ -1,5 +1,6 @@
 """Graphs whose nodes are classified, from the files that users have."""
 
+import contextlib
 import json
 import logging
 import os
@@ -9,10 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cml_jax.data.cache import read_npz
-from cml_jax.data.files import one_line
+from cml_jax.data.files import Limits, one_line, search_folders
+from cml_jax.data.formats import read_npz
 from cml_jax.data.matrices import Entries, check_labels, csr, dense, summed
-from cml_jax.data.places import search_folders
 from cml_jax.data.planetoid import planetoid_files, read_planetoid
 from cml_jax.data.types import DataError, Split
 from cml_jax.graphs.graph import Graph, graph
@@ -110,7 +110,9 @@ def read_graph(path: str | os.PathLike[str]) -> Graph:
     Raises:
       DataError: there is no such file, or it is not such a graph.
     """
-    path = Path(path).expanduser()
+    with contextlib.suppress(RuntimeError):  # "~stranger"
+        path = Path(path).expanduser()
+    path = Path(path)
     if not path.is_file():
         raise DataError(f"there is no file {path}: correct its path")
     return _graph(str(path), *_read_npz(path))
@@ -172,9 +174,8 @@ def read_class_split(path: str | os.PathLike[str]) -> Split:
 
 
 def _read_npz(path: Path) -> tuple[Entries, Entries, np.ndarray]:
-    arrays = read_npz(
-        path, _MEMBERS, max_members=64, max_bytes=_MAX_BYTES, max_ratio=1100
-    )  # bytes that are all 1 shrink as far as deflate goes; their number is bounded
+    # Bytes that are all 1 shrink as far as deflate goes; their number is bounded.
+    arrays = read_npz(path, _MEMBERS, Limits(64, _MAX_BYTES, _MAX_BYTES, ratio=1100))
     arrays = {name.replace("_matrix.", "_"): array for name, array in arrays.items()}
     features = {"attr_matrix"} if "attr_matrix" in arrays else _CSR["attr"]
     if missing := (_CSR["adj"] | features | {"labels"}) - arrays.keys():
