@@ -17,7 +17,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     Returns:
       `[n, ceil(h / stride), ceil(w / stride), f]`.
     """
-    patches = _patches(x, kernel.shape[:2], stride)
+    patches = _patches(x, (kernel.shape[0], kernel.shape[1]), stride)
     return jnp.tensordot(patches, kernel.reshape(-1, kernel.shape[-1]), 1)
 
 
