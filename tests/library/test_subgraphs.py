@@ -1,14 +1,16 @@
 """Two-hop subgraphs against a breadth-first search and dense matrices."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cml_jax.graphs import subgraphs as module
-from cml_jax.graphs.graph import graph
-from cml_jax.graphs.sparse import sparse
-from cml_jax.graphs.subgraphs import subgraphs, subgraphs_of
+from cml_jax.graphs import graph, sparse, subgraphs, subgraphs_of
+
+# The function `subgraphs` hides the module of that name.
+module = importlib.import_module("cml_jax.graphs.subgraphs")
 
 
 def random_graph(n=40, edges=45, num_features=6, seed=0, whole=False):
