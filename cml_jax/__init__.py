@@ -1,6 +1,7 @@
 """Gradient-based meta-learning as pure functions: cooperative meta-learning and gradient agreement
 on MAML and its relatives."""
 
+from cml_jax import clipping
 from cml_jax.inner import gradient_descent
 from cml_jax.losses import accuracy, cross_entropy, squared_error
 from cml_jax.methods import (
@@ -34,6 +35,7 @@ __all__ = [
     "accuracy",
     "anil",
     "boil",
+    "clipping",
     "cml",
     "cml_dagger",
     "cml_dagger_released",
