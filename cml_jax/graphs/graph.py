@@ -21,8 +21,8 @@ class Graph(NamedTuple):
 
     adjacency: Sparse
     features: Sparse
-    smoothed: jax.Array
-    labels: jax.Array
+    smoothed: jax.Array | np.ndarray
+    labels: jax.Array | np.ndarray
 
 
 def graph(edges: np.ndarray, features: Sparse, labels: np.ndarray) -> Graph:

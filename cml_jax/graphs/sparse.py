@@ -27,10 +27,10 @@ class Sparse:
       shape: (n, m), static.
     """
 
-    rows: jax.Array
-    columns: jax.Array
-    values: jax.Array
-    starts: jax.Array
+    rows: jax.Array | np.ndarray
+    columns: jax.Array | np.ndarray
+    values: jax.Array | np.ndarray
+    starts: jax.Array | np.ndarray
     shape: tuple[int, int]
 
 
@@ -62,7 +62,7 @@ def sparse(
         columns[order].astype(np.int32),
         values[order].astype(np.float32),
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
-        tuple(shape),
+        (shape[0], shape[1]),
     )
 
 

@@ -22,10 +22,10 @@ class Subgraphs(NamedTuple):
       features: `[n + 1, F]`, the graph's, dense, and a row of zeros; uint8 where no value is lost.
     """
 
-    neighbours: jax.Array
-    scales: jax.Array
-    weights: jax.Array
-    features: jax.Array
+    neighbours: jax.Array | np.ndarray
+    scales: jax.Array | np.ndarray
+    weights: jax.Array | np.ndarray
+    features: jax.Array | np.ndarray
 
 
 class Subgraph(NamedTuple):
