@@ -104,6 +104,9 @@ def evaluate(
     }
     check = health_check(learner, problem, schedule, trained)
     headline = next(row for row in rows if row.get("run", "") == chosen)
+    at_chance = check.at_chance(headline)
+    for line in at_chance:
+        print(f"warning: {line}", file=sys.stderr)
     results = Results(
         **{**about, "protocol": protocol},
         data=problem.name,
@@ -113,7 +116,7 @@ def evaluate(
         test=headline,
         test_all=rows,
         wall_seconds=trained[-1].get("seconds"),
-        warnings=[*check.warnings(), *check.at_chance(headline)],
+        warnings=[*check.warnings(), *at_chance],
         plan=str(plan),
         versions={name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
         | {"cml_jax": cml_jax.__version__},

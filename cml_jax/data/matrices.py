@@ -25,7 +25,8 @@ def csr(path: Path, arrays: dict[str, Any], name: str) -> Entries:
     Raises:
       DataError: anything about it is not as it should be.
     """
-    parts = {part: arrays.get(f"{name}_{part}") for part in ("data", "indices", "indptr", "shape")}
+    names = ("data", "indices", "indptr", "shape")
+    parts: dict[str, Any] = {part: arrays.get(f"{name}_{part}") for part in names}
     for part, array in parts.items():
         if array is None:
             raise _bad(path, f"{name}_{part}", "is missing")

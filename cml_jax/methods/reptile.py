@@ -26,7 +26,8 @@ def reptile(
       model: the network.
       loss: `(outputs, targets) -> scalar` of the inner loop.
       optimizer: of the inner loop; a fresh state for every task (`reptile_released` carries it from
-        task to task). One without a finite derivative at zero will do: the order is the first.
+        task to task). One without a finite derivative at zero will do: the gradients and parameters
+        that its update reads are constants.
       num_steps: inner steps, static.
 
     Returns:

@@ -8,7 +8,7 @@ from support.runs import start, tested, trained
 
 from configs import nodes
 from experiments import build
-from experiments.run_folder.folder import read
+from experiments.run_folder.folder import read_rows
 from experiments.settings.checks import check
 from experiments.settings.config import ConfigError, flat
 from experiments.settings.record import default_workdir, record
@@ -53,7 +53,7 @@ def test_four_devices_train_as_one_does(tmp_path, network):
     for devices in (1, 4):
         workdir = tmp_path / str(devices)
         assert trained(small(**changes, **{"plan.devices": devices}), workdir)
-        rows.append(read(workdir / "metrics.jsonl")[-1])
+        rows.append(read_rows(workdir)[-1])
     assert rows[0].keys() == rows[1].keys() and "validation/accuracy" in rows[0]
     for key in rows[0].keys() - {"seconds", "tasks_per_second"}:
         np.testing.assert_allclose(rows[1][key], rows[0][key], rtol=1e-5, atol=1e-6, err_msg=key)

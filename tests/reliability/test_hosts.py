@@ -164,7 +164,7 @@ def stopped(tmp_path_factory):
 
 def test_a_signal_to_one_process_stops_all_at_one_step(stopped):
     assert [lines(stopped, index)[-1] for index in (0, 1)] == [
-        "error: stopped before the end: the same command goes on from here"
+        "error: stopped before the end: the same command resumes from here"
     ] * 2
     assert lines(stopped, 1)[0].startswith("stopping at the next report")
     assert "plan: 4 x cpu of 2 processes" in said(stopped, 0).read_text()

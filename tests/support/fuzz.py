@@ -545,7 +545,7 @@ def command_line(folder: Path, rng: random.Random) -> None:
         name, value = rng.choice(names), rng.choice(values)
         if name in KEYS and rng.random() < 0.3:
             allowed = KEYS[name].allowed or (KEYS[name].default,)
-            value = str(rng.choice(allowed))
+            value = str(rng.choice(list(allowed)))
         form = rng.choice(("--config.{}={}",) * 8 + ("-config.{}={}", "--noconfig.{}", "--{}={}"))
         argv.append(form.format(name, value))
     argv += rng.choice(([],) * 8 + (["--"], ["x"], ["--flagfile=nosuch"], ["--workdir"], ["--=1"]))
