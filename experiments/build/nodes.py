@@ -166,6 +166,6 @@ def in_words(facts: dict[str, Any]) -> str:
     """`facts` in a line: what a run says when it starts."""
     return (
         "graph: {nodes:,} nodes, {edges:,} edges, {classes} classes; {without_label:,} nodes "
-        "without a label, {without_edge:,} without an edge; features from {feature_scale[min]:g} to "
+        "without a label, {without_edge:,} without an edge; features {feature_scale[min]:g} to "
         "{feature_scale[max]:g}, {feature_scale[mean_row_sum]:.3g} in sum".format(**facts)
     )

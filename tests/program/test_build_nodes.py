@@ -188,7 +188,7 @@ def test_what_is_said_of_a_graph(tmp_path):
     }
     assert problem.description.startswith(
         "graph: 30 nodes, 2 edges, 6 classes; 6 nodes without a label, 27 without an edge; "
-        "features from -"
+        "features -"
     )
 
 
