@@ -19,7 +19,6 @@ from cml_jax import (
     maml,
     maml_plus_plus,
     meta_sgd,
-    methods,
     reptile,
     reptile_released,
     sharp_maml,
