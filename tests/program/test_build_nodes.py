@@ -29,11 +29,18 @@ def small(**changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
-        {"co_learner": "mlp", "weighting": "gradient_agreement", "tasks_per_step": 2},
-        {"model.name": "sgc", "co_learner": "linear", "num_seeds": 2},
+        pytest.param({}, id="gcn"),
+        pytest.param(
+            {"co_learner": "mlp", "weighting": "gradient_agreement", "tasks_per_step": 2},
+            id="cml and agreement",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"model.name": "sgc", "co_learner": "linear", "num_seeds": 2},
+            id="sgc, two seeds",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["gcn", "cml and agreement", "sgc, two seeds"],
 )
 def test_nodes_train_and_test(tmp_path, changes, capfd):
     config = small(**changes)
@@ -45,6 +52,7 @@ def test_nodes_train_and_test(tmp_path, changes, capfd):
     assert [len(c) for c in results.graph["split"].values()] == [16, 7, 7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["gcn", "gmeta", "amm_gnn"])
 def test_four_devices_train_as_one_does(tmp_path, network):
     changes = {"model.name": network, "tasks_per_step": 4, "co_learner": "mlp"}
