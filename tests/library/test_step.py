@@ -21,6 +21,7 @@ from support.battery import (
     meta_gradient,
     sinusoids,
 )
+from support.quick import quick
 
 import cml_jax
 from cml_jax import (
@@ -41,6 +42,8 @@ from cml_jax.tasks import sinusoid
 OUTER = optax.sgd(0.05, momentum=0.9)
 SCALE = 0.5
 battery = pytest.mark.parametrize("name", COMBINATIONS)
+# Methods of three kinds: the slow parts of the battery take only these in a plain run.
+KINDS = ("maml+cml", "maml_plus_plus", "reptile_released+cml")
 
 
 @cache
@@ -133,7 +136,7 @@ def test_the_second_call_does_not_compile(name):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
-@battery
+@pytest.mark.parametrize("name", quick(COMBINATIONS, *KINDS))
 def test_seeds_are_an_axis_and_chunks_change_nothing(name):
     states = jax.tree.map(lambda *x: jnp.stack(x), begin(name, 0), begin(name, 1))
     tasks = jax.tree.map(lambda *x: jnp.stack(x), sinusoids(seed=0), sinusoids(seed=1))
@@ -149,7 +152,11 @@ ODD_CUTS = ("maml+cml", "reptile_adam")
 
 
 @pytest.mark.parametrize(
-    "name, chunk", [(name, None) for name in COMBINATIONS] + [(name, 4) for name in ODD_CUTS]
+    "name, chunk",
+    quick(
+        [(name, None) for name in COMBINATIONS] + [(name, 4) for name in ODD_CUTS],
+        *((name, None) for name in KINDS),
+    ),
 )
 def test_four_devices_are_one(name, chunk, mesh):
     state = jax.device_put(begin(name), NamedSharding(mesh, PartitionSpec()))
@@ -166,7 +173,7 @@ def test_four_devices_are_one(name, chunk, mesh):
         assert other not in program
 
 
-@pytest.mark.parametrize("name", ODD_CUTS)
+@pytest.mark.parametrize("name", quick(ODD_CUTS, "maml+cml"))
 @pytest.mark.parametrize("chunk", [1, 4, 8])
 def test_other_chunks_change_nothing(name, chunk):
     results = both_weightings(compiled(name, chunk), begin(name), sinusoids(), SCALE)
@@ -435,7 +442,7 @@ LEARNING = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", quick(METHODS, "maml", "reptile"))
 def test_it_learns_the_sinusoid_alone_under_cml_under_agreement_and_under_both(name):
     """Trained, it errs by 0.2 to 0.9; without adaptation, or untrained, by more than 1.3.
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.graphs import by_hand, random_graph, two_hops
 
-from cml_jax.graphs import graph, sparse, subgraphs, subgraphs_of
+from cml_jax.graphs import subgraphs, subgraphs_of
 
 # The function `subgraphs` hides the module of that name.
 module = importlib.import_module("cml_jax.graphs.subgraphs")
