@@ -26,7 +26,7 @@ def fetch(data_set: str, names: Sequence[str], folder: Path) -> list[Path]:
     """
     import tensorflow_datasets as tfds
 
-    infos = tfds.builder_cls(data_set).url_infos
+    infos = tfds.builder_cls(data_set).url_infos or {}
     urls = {info.filename: url for url, info in infos.items()}
     # tensorflow-datasets itself retries for minutes where there is no connection.
     if problem := _unreachable(urls[names[0]], seconds=5.0):

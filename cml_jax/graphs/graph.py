@@ -121,11 +121,10 @@ def feature_scale(graph: Graph) -> dict[str, float]:
     {'min': 0.0, 'max': 3.0, 'mean_row_sum': 3.0, 'integer_fraction': 1.0}
     """
     values, (n, m) = np.asarray(graph.features.values, np.float64), graph.features.shape
-    zeros = {"initial": 0.0} if len(values) < n * m else {}
     stored = values[values != 0]
     return {
         "min": _least(graph.features),
-        "max": float(values.max(**zeros)),
+        "max": float(values.max(initial=0.0) if len(values) < n * m else values.max()),
         "mean_row_sum": float(values.sum() / n),
         "integer_fraction": float(np.mean(stored == np.round(stored))) if len(stored) else 1.0,
     }

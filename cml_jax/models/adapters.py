@@ -84,7 +84,8 @@ def from_linen(
         features = _call_linen(body, params, inputs, None)
         return {"body": params, "head": init_one(head, head_key, features)}
 
-    return Model(init, *_apply_and_layers(body, head, _call_linen, takes_noisy))
+    apply, layers = _apply_and_layers(body, head, _call_linen, takes_noisy)
+    return Model(init, apply, layers)
 
 
 def from_nnx(
@@ -129,7 +130,7 @@ def from_nnx(
       >>> list(model.layers(params, x))
       ['body/linear', 'body', 'head']
     """
-    graphs = [None if build is None else _graph(build) for build in (body, head)]
+    body_graph, head_graph = (None if build is None else _graph(build) for build in (body, head))
 
     def init_one(build, key):
         return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(key)), nnx.Param))
@@ -141,7 +142,8 @@ def from_nnx(
         body_key, head_key = jax.random.split(key)
         return {"body": init_one(body, body_key), "head": init_one(head, head_key)}
 
-    return Model(init, *_apply_and_layers(*graphs, _call_nnx, takes_noisy=False))
+    apply, layers = _apply_and_layers(body_graph, head_graph, _call_nnx, takes_noisy=False)
+    return Model(init, apply, layers)
 
 
 def _apply_and_layers(body, head, call, takes_noisy):

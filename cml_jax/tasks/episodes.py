@@ -3,7 +3,9 @@
 from typing import NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from cml_jax.tasks.members import Members, consecutive_members, draw_ids
 from cml_jax.types import Batch, Task
@@ -17,7 +19,7 @@ class ImagePool(NamedTuple):
       members: The ids of each class's images, in 0, ..., N - 1.
     """
 
-    pixels: jax.Array
+    pixels: jax.Array | np.ndarray
     members: Members
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,8 +19,8 @@ class Members(NamedTuple):
       counts: int32 `[classes]`, the number of examples of each class.
     """
 
-    ids: jax.Array
-    counts: jax.Array
+    ids: jax.Array | np.ndarray
+    counts: jax.Array | np.ndarray
 
 
 class Drawn(NamedTuple):
@@ -79,11 +80,11 @@ def consecutive_members(counts: Sequence[int]) -> Members:
     Args:
       counts: The number of examples of each class.
     """
-    counts = np.asarray(counts, np.int32)
-    starts = np.cumsum(counts) - counts
-    place = np.arange(counts.max(initial=0))
-    ids = np.where(place < counts[:, None], starts[:, None] + place, 0)
-    return Members(ids.astype(np.int32), counts)
+    sizes = np.asarray(counts, np.int32)
+    starts = np.cumsum(sizes) - sizes
+    place = np.arange(sizes.max(initial=0))
+    ids = np.where(place < sizes[:, None], starts[:, None] + place, 0)
+    return Members(ids.astype(np.int32), sizes)
 
 
 def draw_ids(
