@@ -54,8 +54,8 @@ def gradient_agreement(displacements: PyTree) -> jax.Array:
     The first two of these tasks agree; the third one disagrees with them:
 
     >>> import jax.numpy as jnp
-    >>> print(gradient_agreement({"head": jnp.array([[2.0, 0.0], [2.0, 0.0], [-1.0, 0.0]])}))
-    [ 0.4  0.4 -0.2]
+    >>> print(gradient_agreement({"head": jnp.array([[2.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])}))
+    [ 0.5   0.25 -0.25]
     """
     leaves = jax.tree.leaves(jax.lax.stop_gradient(displacements))
     num_tasks = leaves[0].shape[0]

@@ -15,6 +15,7 @@ from cml_jax.tasks import task_keys
 from experiments.build import Learner, Problem, Schedule
 from experiments.machine import processes
 from experiments.machine.devices import Plan
+from experiments.machine.placement import place
 from experiments.machine.stop_signals import stop_requested
 from experiments.report.plots import fits, learning_curve
 from experiments.run_folder import folder
@@ -70,7 +71,7 @@ def evaluate(
     if not trained:
         raise ValueError(f"{workdir / folder.METRICS} has no report: restore it")
     params = processes.replicate(tree["params"], plan.replicated)
-    data = processes.replicate(problem.data["test"], plan.replicated)
+    data = place(problem.data["test"], plan)
 
     rows = []
     labels = learner.replicas.groups()

@@ -49,8 +49,8 @@ class Source(NamedTuple):
     Attributes:
       paths: Its files and folders.
       read: Yields the name (for messages), the character (as "Greek/character01") and the PNG of
-        every drawing. The names of files that are no drawings are appended to the list that it is
-        given.
+        every drawing. The names of files that are not drawings are appended to the list that it
+        is given.
     """
 
     paths: list[Path]

@@ -58,15 +58,10 @@ def members(labels: np.ndarray, classes: Sequence[int], at_least: int = 1) -> Me
     """
     labels = np.asarray(labels)
     ids = [np.flatnonzero(labels == c) for c in classes]
-    for c, own in zip(classes, ids, strict=True):
-        if len(own) < at_least:
-            raise ValueError(
-                f"class {c} has {len(own)} examples but shots + queries is {at_least}: lower one "
-                "of them, or leave the class out"
-            )
+    counts = [len(own) for own in ids]
+    check_counts(counts, classes, at_least)
     largest = int(np.bincount(labels[labels >= 0]).max(initial=0))
     padded = [np.pad(own, (0, largest - len(own))) for own in ids]
-    counts = [len(own) for own in ids]
     return Members(np.array(padded, np.int32).reshape(-1, largest), np.array(counts, np.int32))
 
 
@@ -85,6 +80,30 @@ def consecutive_members(counts: Sequence[int]) -> Members:
     place = np.arange(sizes.max(initial=0))
     ids = np.where(place < sizes[:, None], starts[:, None] + place, 0)
     return Members(ids.astype(np.int32), sizes)
+
+
+def check_counts(counts: Sequence[int], classes: Sequence, at_least: int) -> None:
+    """Makes sure on the host that every class is large enough for an episode.
+
+    >>> check_counts([20, 3], ["cat", "dog"], 6)
+    Traceback (most recent call last):
+    ValueError: class dog has 3 examples but shots + queries is 6: lower one of them, or leave the
+    class out
+
+    Args:
+      counts: The number of examples of each class.
+      classes: The names of the classes, for the error.
+      at_least: shots + queries of the largest episode.
+
+    Raises:
+      ValueError: A class has fewer examples.
+    """
+    for count, name in zip(counts, classes, strict=True):
+        if count < at_least:
+            raise ValueError(
+                f"class {name} has {count} examples but shots + queries is {at_least}: lower one "
+                "of them, or leave the class out"
+            )
 
 
 def draw_ids(

@@ -43,7 +43,7 @@ class Words(NamedTuple):
 
 
 def fill(page: str, parts: Mapping[str, str]) -> str:
-    """The page with its generated parts made anew.
+    """The page with its generated parts replaced.
 
     >>> page = "Before.\\n<!-- generated: table -->\\nold\\n<!-- end -->\\nAfter.\\n"
     >>> print(fill(page, {"table": "new"}), end="")

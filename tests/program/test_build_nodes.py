@@ -122,6 +122,16 @@ def test_a_graph_by_its_path(tmp_path):
     build.problem(flat(small(**changes, **{"data.classes": (2, 2, 2)})))
 
 
+def test_features_are_as_stored_or_divided_by_their_sums():
+    stored, divided = (
+        build.problem(flat(small(**{"data.features": how}))) for how in ("stored", "normalized")
+    )
+    sums = [np.asarray(p.data["train"].graph.smoothed).sum(1) for p in (stored, divided)]
+    assert sums[0].mean() > 5 and np.abs(sums[1] - 1).max() < 1e-3
+    assert stored.split_hash != divided.split_hash
+    assert "1 in sum" in divided.description
+
+
 def test_another_graph_is_another_run(tmp_path):
     """By its path, and by what is in the file where the path is the same."""
     split = tmp_path / "split.json"
@@ -174,6 +184,8 @@ def test_what_is_said_of_a_graph(tmp_path):
     )
     split = problem.facts.pop("split")
     assert sorted(c for classes in split.values() for c in classes) == list(range(6))
+    scale = problem.facts.pop("feature_scale")
+    assert scale["min"] < 0 < scale["max"] and scale["integer_fraction"] == 0
     assert problem.facts == {
         "nodes": 30,
         "edges": 2,
@@ -182,8 +194,9 @@ def test_what_is_said_of_a_graph(tmp_path):
         "without_label": 6,
         "without_edge": 27,
     }
-    assert problem.description == (
-        "graph: 30 nodes, 2 edges, 6 classes; 6 nodes without a label, 27 without an edge"
+    assert problem.description.startswith(
+        "graph: 30 nodes, 2 edges, 6 classes; 6 nodes without a label, 27 without an edge; "
+        "features -"
     )
 
 

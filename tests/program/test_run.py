@@ -138,7 +138,7 @@ def test_more_classes_than_the_data_has_is_one_line(tmp_path, data_dir):
 def test_more_drawings_than_a_class_has_is_one_line(tmp_path, data_dir):
     done = run(tmp_path, "--config=configs/omniglot.py:5way-19shot")
     assert done.returncode == 2
-    assert "but a class has 20 examples" in done.stderr.strip().splitlines()[-1]
+    assert "has 20 examples but shots + queries is" in done.stderr.strip().splitlines()[-1]
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):

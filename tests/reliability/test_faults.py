@@ -69,7 +69,7 @@ def test_stop_names_the_step_the_tasks_and_the_remedy_and_saves_nothing(tmp_path
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     assert [int(path.name) for path in (tmp_path / "best").iterdir()] < [9]
 
-    # The same run goes on past it.
+    # The same run continues past it.
     config.non_finite = "skip"
     assert trained(config, tmp_path)
     rows = read_rows(tmp_path)

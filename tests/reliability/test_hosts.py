@@ -194,7 +194,7 @@ def test_the_survivor_of_a_killed_process_ends_with_a_line(killed):
 
 
 @pytest.mark.parametrize("processes", [2, 1])
-def test_the_run_goes_on_in_two_processes_or_in_one(killed, whole, tmp_path, processes):
+def test_the_run_resumes_in_two_processes_or_in_one(killed, whole, tmp_path, processes):
     workdir = shutil.copytree(killed[0], tmp_path / "run")
     with started(workdir, FAST, processes=processes) as children:
         assert codes(children) == [0] * processes, lines(workdir, 0)
