@@ -5,6 +5,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax import core
 
 
 def cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -103,7 +104,7 @@ def _check_classes(outputs, targets):
     chex.assert_type(outputs, float, custom_message="outputs must be floating")
     chex.assert_type(targets, int, custom_message="targets must be integer class indices")
     ways = outputs.shape[1]
-    if isinstance(targets, jax.core.Tracer):
+    if isinstance(targets, core.Tracer):
         # In their own dtype, which may be too small to hold `ways`.
         last = min(ways - 1, int(jnp.iinfo(targets.dtype).max))
         return (targets >= 0) & (targets <= last)

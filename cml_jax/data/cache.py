@@ -105,7 +105,8 @@ def write_images(
     descriptor, path = tempfile.mkstemp(prefix="pixels-", suffix=".npy", dir=folder)
     path = Path(path)
     try:
-        counts, shape = [], ()
+        counts: list[int] = []
+        shape: tuple[int, ...] = ()
         with open(descriptor, "wb") as stream:
             stream.write(bytes(_HEADER))
             for _, images in _checked(split, classes):

@@ -230,7 +230,7 @@ def _read_tfds(folder: Path, others: list[str]) -> Iterator[tuple[str, str, byte
         names = builder.info.features["label"].names
         options = {"split": "train+test", "decoders": {"image": tfds.decode.SkipDecoding()}}
         if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
-            examples = builder.as_data_source(**options)
+            examples: Any = builder.as_data_source(**options)
         else:
             examples = tfds.as_numpy(builder.as_dataset(**options))  # needs TensorFlow
         for example in examples:

@@ -1,7 +1,7 @@
 """One large graph whose nodes are classified."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -121,10 +121,11 @@ def feature_scale(graph: Graph) -> dict[str, float]:
     {'min': 0.0, 'max': 3.0, 'mean_row_sum': 3.0, 'integer_fraction': 1.0}
     """
     values, (n, m) = np.asarray(graph.features.values, np.float64), graph.features.shape
+    zeros: dict[str, Any] = {"initial": 0.0} if len(values) < n * m else {}
     stored = values[values != 0]
     return {
         "min": _least(graph.features),
-        "max": float(values.max(initial=0.0) if len(values) < n * m else values.max()),
+        "max": float(values.max(**zeros)),
         "mean_row_sum": float(values.sum() / n),
         "integer_fraction": float(np.mean(stored == np.round(stored))) if len(stored) else 1.0,
     }

@@ -84,8 +84,7 @@ def from_linen(
         features = _call_linen(body, params, inputs, None)
         return {"body": params, "head": init_one(head, head_key, features)}
 
-    apply, layers = _apply_and_layers(body, head, _call_linen, takes_noisy)
-    return Model(init, apply, layers)
+    return Model(init, *_apply_and_layers(body, head, _call_linen, takes_noisy))
 
 
 def from_nnx(
@@ -130,7 +129,7 @@ def from_nnx(
       >>> list(model.layers(params, x))
       ['body/linear', 'body', 'head']
     """
-    body_graph, head_graph = (None if build is None else _graph(build) for build in (body, head))
+    graphs = [None if build is None else _graph(build) for build in (body, head)]
 
     def init_one(build, key):
         return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(key)), nnx.Param))
@@ -142,8 +141,8 @@ def from_nnx(
         body_key, head_key = jax.random.split(key)
         return {"body": init_one(body, body_key), "head": init_one(head, head_key)}
 
-    apply, layers = _apply_and_layers(body_graph, head_graph, _call_nnx, takes_noisy=False)
-    return Model(init, apply, layers)
+    apply_and_layers = _apply_and_layers(graphs[0], graphs[1], _call_nnx, takes_noisy=False)
+    return Model(init, *apply_and_layers)
 
 
 def _apply_and_layers(body, head, call, takes_noisy):

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax import core
+
+Array = jax.Array | np.ndarray
 
 
 class Members(NamedTuple):
@@ -19,8 +21,8 @@ class Members(NamedTuple):
       counts: int32 `[classes]`, the number of examples of each class.
     """
 
-    ids: jax.Array | np.ndarray
-    counts: jax.Array | np.ndarray
+    ids: Array
+    counts: Array
 
 
 class Drawn(NamedTuple):
@@ -142,7 +144,7 @@ def draw_ids(
             f"{ways=} but there are {num_classes * copies} classes: lower ways or choose data with "
             "more classes"
         )
-    traced = isinstance(members.counts, jax.core.Tracer)
+    traced = isinstance(members.counts, core.Tracer)
     smallest = largest if traced else int(np.asarray(members.counts).min())
     if shots + queries > smallest:
         raise ValueError(
