@@ -3,9 +3,11 @@
 from collections.abc import Callable
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import core
 
 from cml_jax.types import Batch, Loss, Model, Noisy, Params, PyTree
 
@@ -289,13 +291,13 @@ def _infinite_slopes(optimizer, params, short):
         # Backwards, as the outer loop goes: forwards, jnp.where hides what it does not take.
         program = jax.make_jaxpr(jax.grad(total, (0, 1)))(trees[None], trees[None])
         known = [
-            jnp.full(x.shape, 0.5, x.dtype) if isinstance(x, jax.core.Tracer) else x
+            jnp.full(x.shape, 0.5, x.dtype) if isinstance(x, core.Tracer) else x
             for x in program.consts
         ]
         found = ["", ""]
         for gradients, parameters, words in _PROBES:
             at = jax.tree.leaves((trees[gradients], trees[parameters]))
-            slopes = jax.core.eval_jaxpr(program.jaxpr, known, *at)
+            slopes = core.eval_jaxpr(program.jaxpr, known, *at)
             for i, part in enumerate((slopes[: len(leaves)], slopes[len(leaves) :])):
                 if not found[i] and not all(np.isfinite(np.asarray(x, float)).all() for x in part):
                     found[i] = words

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import core
 
 
 def cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -15,7 +16,7 @@ def cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
       outputs: The logits `[n, ways]`, floating.
       targets: The class of each example `[n]`, integers from 0 to ways - 1. Other values raise an
         error where they are known, and where they are traced, as in a compiled program, they make
-        the loss and its derivatives NaN.
+        the loss and its gradient NaN.
 
     Returns:
       A scalar of the dtype of `outputs`.
@@ -30,17 +31,13 @@ def cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     0.4904
     """
     valid = _check_classes(outputs, targets)
-    logits = jnp.take_along_axis(outputs, targets[:, None], 1).take(0, 1)
-    # `jax.nn.logsumexp`, but for NaN where a target is not valid. The values that a derivative of
-    # any order reads then are NaN too, which `jnp.where` on the result would make 0, and for valid
-    # targets no operation is added between those of the network, so that it rounds as it did.
-    largest = jax.lax.stop_gradient(outputs.max(1, keepdims=True))
-    shift = jnp.where(jnp.isfinite(largest), largest, jnp.zeros_like(largest))
     if valid is not None:
-        shift = jnp.where(valid[:, None], shift, jnp.full_like(shift, jnp.nan))
-    shift = jax.lax.stop_gradient(shift)
-    normalizers = jnp.log(jnp.exp(outputs - shift).sum(1, keepdims=True)) + shift
-    return (normalizers.take(0, 1) - logits).mean()
+        targets = jnp.where(valid, targets, 0)
+    logits = jnp.take_along_axis(outputs, targets[:, None], 1).take(0, 1)
+    if valid is not None:
+        # Here a factor of 1 changes no bit of a training run; on all logits or the loss it does.
+        logits = logits * jnp.where(valid, 1, jnp.nan).astype(outputs.dtype)
+    return (jax.nn.logsumexp(outputs, 1, keepdims=True).take(0, 1) - logits).mean()
 
 
 def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -102,7 +99,7 @@ def _check_classes(outputs, targets):
     chex.assert_type(outputs, float, custom_message="outputs must be floating")
     chex.assert_type(targets, int, custom_message="targets must be integer class indices")
     ways = outputs.shape[1]
-    if isinstance(targets, jax.core.Tracer):
+    if isinstance(targets, core.Tracer):
         # In their own dtype, which may be too small to hold `ways`.
         last = min(ways - 1, int(jnp.iinfo(targets.dtype).max))
         return (targets >= 0) & (targets <= last)

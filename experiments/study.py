@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def run_all(name: str, study: Study, jobs: int) -> bool:
-    """Makes the runs of a study; returns whether all of them ended well.
+    """Makes the runs of a study until one fails; returns whether all of them ended well.
 
     Args:
       name: Name of the study.

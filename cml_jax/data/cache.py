@@ -105,13 +105,14 @@ def write_images(
     descriptor, path = tempfile.mkstemp(prefix="pixels-", suffix=".npy", dir=folder)
     path = Path(path)
     try:
-        counts, shape = [], None
+        counts: list[int] = []
+        shape: tuple[int, ...] = ()
         with open(descriptor, "wb") as stream:
             stream.write(bytes(_HEADER))
             for _, images in _checked(split, classes):
                 counts.append(len(images))
                 shape = images.shape[1:]
-                stream.write(np.ascontiguousarray(images))
+                stream.write(np.ascontiguousarray(images).data)
             stream.seek(0)
             stream.write(_header((sum(counts), *shape)))
             stream.flush()

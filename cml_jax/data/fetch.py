@@ -5,6 +5,7 @@ import urllib.request
 from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 from cml_jax.data.files import one_line
 from cml_jax.data.types import DataError
@@ -26,7 +27,7 @@ def fetch(data_set: str, names: Sequence[str], folder: Path) -> list[Path]:
     """
     import tensorflow_datasets as tfds
 
-    infos = tfds.builder_cls(data_set).url_infos
+    infos: Any = tfds.builder_cls(data_set).url_infos
     urls = {info.filename: url for url, info in infos.items()}
     # tensorflow-datasets itself retries for minutes where there is no connection.
     if problem := _unreachable(urls[names[0]], seconds=5.0):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -226,11 +226,11 @@ def _read_tfds(folder: Path, others: list[str]) -> Iterator[tuple[str, str, byte
 
     try:
         # The builder's code: builder_from_directory imports what features.json in the folder names.
-        builder = tfds.builder_cls("omniglot")(data_dir=folder.parent, version="3.0.0")
+        builder: Any = tfds.builder_cls("omniglot")(data_dir=folder.parent, version="3.0.0")
         names = builder.info.features["label"].names
         options = {"split": "train+test", "decoders": {"image": tfds.decode.SkipDecoding()}}
         if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
-            examples = builder.as_data_source(**options)
+            examples: Any = builder.as_data_source(**options)
         else:
             examples = tfds.as_numpy(builder.as_dataset(**options))  # needs TensorFlow
         for example in examples:

@@ -1,7 +1,7 @@
 """One large graph whose nodes are classified."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -121,7 +121,7 @@ def feature_scale(graph: Graph) -> dict[str, float]:
     {'min': 0.0, 'max': 3.0, 'mean_row_sum': 3.0, 'integer_fraction': 1.0}
     """
     values, (n, m) = np.asarray(graph.features.values, np.float64), graph.features.shape
-    zeros = {"initial": 0.0} if len(values) < n * m else {}
+    zeros: dict[str, Any] = {"initial": 0.0} if len(values) < n * m else {}
     stored = values[values != 0]
     return {
         "min": _least(graph.features),

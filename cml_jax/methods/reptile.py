@@ -42,9 +42,9 @@ def reptile(
     def init(key, inputs):
         return {"base": model.init(key, inputs)}
 
-    def update(gradients, state, params):
+    def update(updates, state, params=None):
         # Constants, as the gradients: `d theta' / d theta` is the identity and cannot be NaN.
-        return optimizer.update(gradients, state, jax.lax.stop_gradient(params))
+        return optimizer.update(updates, state, jax.lax.stop_gradient(params))
 
     def adapt(params, support):
         adapted = gradient_descent(
@@ -67,7 +67,7 @@ def reptile(
             params["base"],
             adapted.params,
         )
-        value = sum(jax.tree.leaves(gap)) / 2
+        value = jnp.asarray(sum(jax.tree.leaves(gap))) / 2
         return value, {"loss": value}
 
     return Method(init, adapt, predict, objective)

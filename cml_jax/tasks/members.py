@@ -6,6 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import core
+
+Array = jax.Array | np.ndarray
 
 
 class Members(NamedTuple):
@@ -18,8 +21,8 @@ class Members(NamedTuple):
       counts: int32 `[classes]`, the number of examples of each class.
     """
 
-    ids: jax.Array
-    counts: jax.Array
+    ids: Array
+    counts: Array
 
 
 class Drawn(NamedTuple):
@@ -74,11 +77,11 @@ def consecutive_members(counts: Sequence[int]) -> Members:
     Args:
       counts: The number of examples of each class.
     """
-    counts = np.asarray(counts, np.int32)
-    starts = np.cumsum(counts) - counts
-    place = np.arange(counts.max(initial=0))
-    ids = np.where(place < counts[:, None], starts[:, None] + place, 0)
-    return Members(ids.astype(np.int32), counts)
+    sizes = np.asarray(counts, np.int32)
+    starts = np.cumsum(sizes) - sizes
+    place = np.arange(sizes.max(initial=0))
+    ids = np.where(place < sizes[:, None], starts[:, None] + place, 0)
+    return Members(ids.astype(np.int32), sizes)
 
 
 def check_counts(counts: Sequence[int], classes: Sequence, at_least: int) -> None:
@@ -141,7 +144,7 @@ def draw_ids(
             f"{ways=} but there are {num_classes * copies} classes: lower ways or choose data with "
             "more classes"
         )
-    traced = isinstance(members.counts, jax.core.Tracer)
+    traced = isinstance(members.counts, core.Tracer)
     smallest = largest if traced else int(np.asarray(members.counts).min())
     if shots + queries > smallest:
         raise ValueError(

@@ -84,16 +84,17 @@ def test_known_targets_that_are_no_classes_are_named(x64, function, targets, dty
 
 
 @pytest.mark.parametrize("targets, dtype, seen", WRONG_CLASSES.values(), ids=WRONG_CLASSES)
-def test_traced_targets_that_are_no_classes_are_nan_through_two_derivatives(
-    x64, targets, dtype, seen
-):
+def test_traced_targets_that_are_no_classes_are_nan_in_loss_and_gradient(x64, targets, dtype, seen):
     logits, targets = jnp.asarray(LOGITS), jnp.array(targets, dtype)
     loss, gradient = jax.jit(jax.value_and_grad(cross_entropy))(logits, targets)
-    hessian = jax.jit(jax.hessian(cross_entropy))(logits, targets)
     wrong = np.asarray((targets < 0) | (targets.astype(int) > 2))
-    assert np.isnan(loss) and np.isnan(gradient[wrong]).all()
-    rows = np.flatnonzero(wrong)
-    assert np.isnan(hessian[rows, :, rows]).all()
+    assert np.isnan(loss) and np.isnan(gradient[wrong]).any(1).all()
+
+    # An inner step is NaN, and so is all that is derived from it.
+    def after_a_step(logits, targets):
+        return jnp.sum(logits - jax.grad(cross_entropy)(logits, targets)[:, :1])
+
+    assert np.isnan(jax.jit(after_a_step)(logits, targets))
     assert np.isnan(jax.jit(accuracy)(logits, targets))
     batched = jax.vmap(accuracy)(logits[None], targets[None])  # not compiled, traced all the same
     assert np.isnan(batched).all()

@@ -258,6 +258,7 @@ def test_episode_images_are_those_of_its_classes():
     np.testing.assert_array_equal(tasks.query.targets[0], np.repeat(np.arange(4), 3))
 
 
+@pytest.mark.slow
 def test_images_may_be_numpy_wherever_tasks_are_drawn():
     """As a user first writes it: eagerly, as an argument or closed over, under vmap and jit."""
     images = coded_images()

@@ -18,7 +18,13 @@ from experiments.settings.checks import check
 from experiments.settings.config import KEYS, ConfigError, flat
 
 
-@pytest.mark.parametrize("both", [False, True], ids=["plain", "cml and agreement"])
+@pytest.mark.parametrize(
+    "both",
+    [
+        pytest.param(False, id="plain", marks=pytest.mark.slow),
+        pytest.param(True, id="cml and agreement"),
+    ],
+)
 @pytest.mark.parametrize("method", quick(SETTINGS, "maml"))
 def test_every_method_trains_and_tests(tmp_path, method, both):
     changes = {"co_learner": "mlp", "weighting": "gradient_agreement"} if both else {}

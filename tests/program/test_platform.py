@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.quick import quick
 from support.runs import trained
 
 from experiments.machine import devices, memory
@@ -194,7 +193,8 @@ def test_every_plan_gives_the_same_numbers(tmp_path):
 
 # tests/library/test_step.py has every method, one step at a time; here is what the program adds
 # to one: the perturbed second gradient, moments that are carried on, what changes over training.
-@pytest.mark.parametrize("method", quick(["sharp_maml", "reptile", "maml_plus_plus"], "reptile"))
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sharp_maml", "reptile", "maml_plus_plus"])
 def test_four_devices_train_as_one_does(tmp_path, method):
     changes = {"method": method, "co_learner": "mlp", "weighting": "gradient_agreement"}
     changes |= {"inner_optimizer": "adam"} if method == "reptile" else {}

@@ -123,6 +123,7 @@ def test_a_run_of_several_seeds_and_values(tmp_path):
     assert "inner_learning_rate" in chosen
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_does_not_end_the_others(tmp_path):
     config = sinusoids(sweep="inner_learning_rate", sweep_values=(100.0, 0.02), num_steps=20)
     assert trained(config, tmp_path)

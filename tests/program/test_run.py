@@ -109,6 +109,7 @@ def test_training_ends_without_a_better_validation(tmp_path):
     assert done.returncode == 0 and [row["step"] for row in rows(tmp_path)] == steps
 
 
+@pytest.mark.slow
 def test_both_papers_at_once_on_images(tmp_path):
     both = ("--config.co_learner=conv", "--config.weighting=gradient_agreement")
     done = run(tmp_path, *GLYPHS, *both)
