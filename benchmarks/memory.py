@@ -97,7 +97,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         folders = {"tiny": Path(home) / "tiny", "large": Path(home) / "large"}
         make(folders["tiny"], 30, 16)
-        classes = round(given.gigabytes * 1e9 / (_PER_CLASS * np.prod(_SIZE)))
+        classes = max(30, round(given.gigabytes * 1e9 / (_PER_CLASS * np.prod(_SIZE))))
         size = make(folders["large"], classes, _PER_CLASS) / 1e6
         peaks = {
             name: _in_a_process(folder, given.devices, given.steps)

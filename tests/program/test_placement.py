@@ -1,5 +1,7 @@
 """The data of a run on its devices: one copy on CPU, the same tasks on every layout."""
 
+import re
+import socket
 import subprocess
 import sys
 from functools import partial
@@ -95,6 +97,16 @@ def test_tasks_are_the_same_on_every_layout(tmp_path):
         assert_same(tasks_on(devices, ImagePool(file, members)), expected)
 
 
+@pytest.mark.slow
+def test_a_large_set_is_in_memory_once(tmp_path):
+    """Two devices train on 0.4 GB; then every image has been read."""
+    command = [sys.executable, "-m", "benchmarks.memory", "--gigabytes=0.4", "--steps=4"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
+    times = [float(number) for number in re.findall(r"([+-][\d.]+) times it", done.stdout)]
+    assert len(times) == 2 and max(times) < 1.3, done.stdout + done.stderr
+
+
 _PROCESS = """
 import sys
 import jax, numpy as np
@@ -122,8 +134,6 @@ jax.distributed.shutdown()
 @pytest.mark.reliability
 @pytest.mark.parametrize("seed", [0, 1])
 def test_two_processes_read_the_same_file_in_place(tmp_path, seed):
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
