@@ -247,5 +247,3 @@ def test_running_statistics_are_refused():
         from_linen(Stateful(), nn.Dense(2)).init(jax.random.key(0), jnp.ones((4, 3)))
     with pytest.raises(ValueError, match=r"BatchNorm keeps state in .*BatchStat"):
         from_nnx(lambda rngs: nnx.BatchNorm(3, rngs=rngs))
-    with pytest.raises(ValueError, match=r"Dropout keeps state in .*Rng"):
-        from_nnx(lambda rngs: nnx.Linear(3, 3, rngs=rngs), lambda rngs: nnx.Dropout(0.5, rngs=rngs))
