@@ -28,7 +28,7 @@ from experiments.settings.config import KEYS, ConfigError, flat
 @pytest.mark.parametrize("method", quick(SETTINGS, "maml"))
 def test_every_method_trains_and_tests(tmp_path, method, both):
     changes = {"co_learner": "mlp", "weighting": "gradient_agreement"} if both else {}
-    config = sinusoids(method, **changes)
+    config = sinusoids(method, **changes, **{"eval.num_steps": (0, 3)})
     assert trained(config, tmp_path)
     results = tested(config, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
