@@ -1,5 +1,6 @@
 """AMM-GNN: features of a graph scaled to the task at hand."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -117,7 +118,9 @@ def amm_gnn(
         maps = {
             name: _linear(k, inputs.sets.shape[-1]) for name, k in zip(_MAPS, keys, strict=True)
         }
-        return {"base": model.init(key, inputs.inputs), "maps": maps}
+        base = model.init(key, inputs.inputs)
+        _check_first_layer(base, graph.features.shape[1])
+        return {"base": base, "maps": maps}
 
     def adapt(params, support):
         sets = support.inputs.sets[0]
@@ -151,6 +154,17 @@ def amm_gnn(
 
 
 _MAPS = ("alpha", "beta")
+
+
+def _check_first_layer(base, num_features):
+    body = base["body"] if isinstance(base["body"], Mapping) else {}
+    kernel = body.get("kernel_1")
+    if kernel is None or kernel.shape[:1] != (num_features,):
+        shapes = {name: jax.tree.map(jnp.shape, part) for name, part in body.items()}
+        raise ValueError(
+            f"amm_gnn scales params['body']['kernel_1'] with its {num_features} rows, one a "
+            f"feature, but the body of this model has {shapes}: give it cml_jax.models.gcn"
+        )
 
 
 def _linear(key, size):

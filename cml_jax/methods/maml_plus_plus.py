@@ -1,6 +1,7 @@
 """MAML++: MAML with a query loss, inner rates and batch-norm parameters for every inner step."""
 
 import operator
+import re
 from functools import partial
 
 import jax
@@ -104,7 +105,7 @@ def maml_plus_plus(
     def init(key, inputs):
         base = model.init(key, inputs)
         params = {"base": base}
-        norm = _batch_norms(base) if per_step_norm else False
+        norm = _norms(base) if per_step_norm else False
         if learn_rates:
             fast = select(jax.tree.map(operator.not_, norm), base)
             params["inner_rates"] = jax.tree.map(
@@ -120,7 +121,7 @@ def maml_plus_plus(
 
     def adapt(params, support):
         base, support_loss = params["base"], loss_on(model, loss, support)
-        norm = _batch_norms(base) if per_step_norm else False
+        norm = _norms(base) if per_step_norm else False
         adapts = jax.tree.map(operator.not_, norm)
         first_norm = select(norm, base)
         norms = jax.tree.map(lambda leaf: leaf[None], first_norm)
@@ -191,14 +192,50 @@ def maml_plus_plus(
     return Method(init, adapt, predict, objective)
 
 
-def _batch_norms(base):
-    """A tree of bools like `base`: which leaves are scale or bias of a batch norm."""
+def _norms(base):
+    """A tree of bools like `base`: which leaves are scale or bias of a normalisation layer.
 
-    def is_norm(path, _):
-        *modules, name = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-        return name in ("scale", "bias") and any("BatchNorm" in module for module in modules)
+    A layer is one by its leaves: vectors of one length that are its scale and bias (or gamma and
+    beta), or its scale alone where the layer's name says so. What may be one but cannot be told is
+    refused, because it would adapt without a word.
+    """
+    layers = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(base):
+        layers.setdefault(path[:-1], {})[_name(path)] = leaf.shape
+    norms = {layer for layer, leaves in layers.items() if _is_norm(layer, leaves)}
+    for layer, leaves in layers.items():
+        if layer not in norms and _may_be_norm(layer, leaves):
+            where = jax.tree_util.keystr(layer, simple=True, separator="/")
+            raise ValueError(
+                f"per_step_norm=True but {where!r} with the leaves {leaves} may be a normalisation "
+                "layer and cannot be told: give that layer a module whose leaves are 'scale' and "
+                "'bias', or use per_step_norm=False, under which it adapts"
+            )
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[:-1] in norms, base)
 
-    return jax.tree_util.tree_map_with_path(is_norm, base)
+
+def _name(path):
+    return jax.tree_util.keystr(path[-1:], simple=True)
+
+
+def _is_norm(layer, leaves):
+    vectors = len({*leaves.values()}) == 1 and all(len(shape) == 1 for shape in leaves.values())
+    pair = set(leaves) in ({"scale", "bias"}, {"gamma", "beta"})
+    return vectors and (pair or (set(leaves) == {"scale"} and _says_norm(layer)))
+
+
+def _may_be_norm(layer, leaves):
+    vectors = {name for name, shape in leaves.items() if len(shape) == 1 and shape[0] > 1}
+    return bool(vectors & {"scale", "gamma"}) or (_says_norm(layer) and vectors == set(leaves))
+
+
+def _says_norm(layer):
+    """Whether a layer has a name such as BatchNorm_0, norm or bn1. (Weight norm has no
+    statistics: its scales are weights.)"""
+    name = _name(layer) if layer else ""
+    return (
+        re.search(r"(?<!weight)(?<!weight_)norm|(^|_)bn(\d|_|$)", name, re.IGNORECASE) is not None
+    )
 
 
 def _rows(tree, num_steps):

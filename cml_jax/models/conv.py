@@ -3,7 +3,7 @@
 import flax.linen as nn
 
 from cml_jax.models.adapters import from_linen
-from cml_jax.models.layers import ConvBlock, Linear
+from cml_jax.models.layers import ConvBlock, Linear, check_images
 from cml_jax.ops import max_pool
 from cml_jax.types import Model
 
@@ -18,6 +18,7 @@ class Conv4Body(nn.Module):
 
     @nn.compact
     def __call__(self, inputs):
+        check_images(inputs, "conv4 with pool=True" if self.pool else "conv4", 16 * self.pool)
         for block in range(4):
             inputs = ConvBlock(
                 self.filters, stride=1 if self.pool else 2, pool=self.pool and block < 3
@@ -39,7 +40,13 @@ class ConvHead(nn.Module):
     def __call__(self, features):
         for _ in range(self.depth):
             features = ConvBlock(self.filters)(features)
-        features = max_pool(features) if self.pool else features
+        if self.pool:
+            if min(features.shape[1:3]) < 2:
+                raise ValueError(
+                    f"features are {features.shape[1:]} but their 2 x 2 max-pool needs a map of "
+                    "2 x 2 or more: give larger images, or pool=False"
+                )
+            features = max_pool(features)
         return Linear(self.ways)(features.reshape(features.shape[0], -1))
 
 

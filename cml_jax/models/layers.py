@@ -19,6 +19,51 @@ def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
+def check_images(images: jax.Array, network: str, smallest: int = 1) -> None:
+    """Refuses inputs that are not a batch of floating-point images, channels last.
+
+    Channels first is recognised by a second axis of 1, 3 or 4 before two equal axes of 8 or more,
+    or of 3 before two axes over 16 whose ratio is that of a photograph (below 2).
+
+    Args:
+      images: `[n, height, width, channels]`.
+      network: What the message calls the network.
+      smallest: The least height and width.
+
+    Raises:
+      TypeError: When the dtype is not floating.
+      ValueError: When the shape is not that of such images.
+    """
+    if images.ndim != 4:
+        raise ValueError(
+            f"inputs are {images.shape} but {network} reads images [n, height, width, channels]: "
+            "reshape them, images[..., None] where there is one channel"
+        )
+    _check_floating(images, network)
+    _, first, *last = images.shape
+    square = first in (1, 3, 4) and last[0] == last[1] >= 8
+    photograph = first == 3 and min(last) > 16 and max(last) < 2 * min(last)
+    if square or photograph:
+        raise ValueError(
+            f"inputs are {images.shape}, which looks like [n, channels, height, width], but "
+            f"{network} reads channels last: use jnp.moveaxis(images, -3, -1)"
+        )
+    if min(images.shape[1:3]) < smallest:
+        raise ValueError(
+            f"inputs are {images.shape}, images of {images.shape[1]} x {images.shape[2]} pixels, "
+            f"but {network} halves them four times and needs {smallest} x {smallest} or more: give "
+            "larger images, or pool=False"
+        )
+
+
+def _check_floating(inputs, network):
+    if not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise TypeError(
+            f"inputs are {inputs.dtype} but {network} reads floating-point numbers: cast them, and "
+            "scale pixels, images.astype(jnp.float32) / 255"
+        )
+
+
 class Linear(nn.Module):
     """`inputs @ kernel + bias`, `[..., c]` to `[..., features]`."""
 
@@ -26,6 +71,8 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, inputs):
+        if inputs.dtype == jnp.uint8:
+            _check_floating(inputs, "a linear layer")  # before Flax casts pixels of 0 to 255
         init = uniform_fan_in(inputs.shape[-1])
         return nn.Dense(self.features, kernel_init=init, bias_init=init)(inputs)
 
@@ -59,6 +106,7 @@ class ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, inputs):
+        _check_floating(inputs, "a convolution")
         shape = (3, 3, inputs.shape[-1], self.features)
         init = uniform_fan_in(9 * inputs.shape[-1])
         kernel = self.param("kernel", init, shape)
