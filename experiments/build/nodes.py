@@ -2,9 +2,9 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -58,7 +58,7 @@ def graph_of_file(settings: Mapping[str, Any]) -> Graph:
       ConfigError: There is no such file.
     """
     path = settings["data.file"]
-    if not Path(path).expanduser().is_file():
+    if not os.path.isfile(os.path.expanduser(path)):
         raise ConfigError(f"there is no file {path}: correct --config.data.file")
     return graphs.read_graph(path)
 

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from cml_jax import tasks
 from cml_jax.tasks.members import check_counts
@@ -56,6 +57,8 @@ def images(row: DataSet, settings: Settings, needs: str = "") -> Source:
     splits = resolve(row.load)(settings["data.dir"] or None)
     rotations = settings["data.rotations"] if "rotations" in row.keys else False
     sample = partial(tasks.episodes, ways=settings["data.ways"], rotations=rotations)
+    if row.mean:
+        sample = partial(_normalized, sample, row.mean, row.deviation)
     train, test = _shapes(settings)
     for split, shape in zip(SPLITS, (train, test, test), strict=True):
         names = getattr(splits.classes, split)
@@ -76,6 +79,17 @@ def nodes(row: DataSet, settings: Settings, needs: str = "") -> Source:
     return Source(
         partial(sample, **train, noise=True), partial(sample, **test), data, split_hash, facts
     )
+
+
+def _normalized(sample, mean, deviation, key, data, **shape):
+    """A task whose images have each channel's mean taken away and are divided by its deviation."""
+
+    def normalize(images):
+        shift, scale = (jnp.array(x, images.dtype)[None, None, None] for x in (mean, deviation))
+        return (images - shift) / scale
+
+    task = sample(key, data, **shape)
+    return Task(*(part._replace(inputs=normalize(part.inputs)) for part in task))
 
 
 def _shapes(settings):

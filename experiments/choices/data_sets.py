@@ -19,6 +19,8 @@ class DataSet(NamedTuple):
       keys: The settings `data.NAME` that it reads, beside `shots`, `train_shots` and `queries`.
       class_counts: How many classes of a graph are for training, validation and test; None asks
         the user.
+      mean, deviation: Of each channel of the images in [0, 1], which are normalised by them; empty
+        leaves images as they are.
       curve: "module:function" that gives the truth behind a regression task, for pictures.
     """
 
@@ -31,6 +33,8 @@ class DataSet(NamedTuple):
     keys: dict[str, Key]
     class_counts: tuple[int, int, int] | None = None
     curve: str = ""
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
 
 
 _WAYS = {"ways": Key(5, (2, 10_000), "classes in a task")}

@@ -6,8 +6,13 @@ import re
 import shlex
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+from cml_jax.data import Images, Split, omniglot
+from cml_jax.tasks.members import consecutive_members
+from experiments.build import tasks
 from experiments.build.resolve import resolve
 from experiments.choices.data_sets import DATA_SETS
 from experiments.choices.methods import INNER_OPTIMIZERS, METHODS
@@ -191,3 +196,19 @@ def test_the_battery_has_every_method():
 
     names = {row.function.rpartition(":")[2] for row in METHODS.values()}
     assert names <= battery.METHODS.keys()
+
+
+def test_images_are_normalised_by_their_row(monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), np.uint8)
+    counts = Split(("a", "b"), ("c", "d"), ("e", "f"))
+    made = Images(pixels, consecutive_members([5] * 6), counts, "made", "hash")
+    monkeypatch.setattr(omniglot, "load_made", lambda folder: made, raising=False)
+    row = DATA_SETS["omniglot"]._replace(load="cml_jax.data.omniglot:load_made", keys={})
+    scaled = row._replace(mean=(0.5, 0.25, 0.0), deviation=(0.5, 1.0, 2.0))
+    settings = flat(of(data__ways=2, data__queries=2, eval__queries=2))
+    plain, normal = (tasks.images(each, settings) for each in (row, scaled))
+    before, after = (
+        s.train_sample(jax.random.key(0), s.data["train"]).query.inputs for s in (plain, normal)
+    )
+    expected = (np.asarray(before) - [0.5, 0.25, 0.0]) / [0.5, 1.0, 2.0]
+    np.testing.assert_allclose(after, expected, rtol=1e-6, atol=1e-6)
