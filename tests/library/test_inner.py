@@ -20,7 +20,6 @@ from support.battery import (
     meta_gradient,
     sinusoids,
 )
-from support.quick import quick
 
 from cml_jax import clipping, cml, cross_entropy, fomaml, maml, reptile, squared_error
 from cml_jax.inner import check_differentiable, gradient_descent, select, sgd
@@ -355,7 +354,8 @@ def test_nothing_to_adapt_is_no_error(params, name, adapts):
     check_differentiable(optimizer, {})
 
 
-@pytest.mark.parametrize("method", quick([maml, fomaml], fomaml))
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [maml, fomaml])
 def test_clipping_by_the_parameters_on_conv4_whose_biases_start_at_zero(method):
     """Nothing is degenerate here: what is zero is the bias of each batch norm."""
     model = conv4(3, filters=2, pool=False)
