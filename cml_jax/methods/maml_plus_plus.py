@@ -226,7 +226,10 @@ def _is_norm(layer, leaves):
 
 def _may_be_norm(layer, leaves):
     vectors = {name for name, shape in leaves.items() if len(shape) == 1 and shape[0] > 1}
-    return bool(vectors & {"scale", "gamma"}) or (_says_norm(layer) and vectors == set(leaves))
+    alike = vectors == set(leaves) and len({*leaves.values()}) == 1
+    # Two vectors and nothing else: not so in a whole body, which may be one that is by hand.
+    pair = alike and len(leaves) > 1 and len(layer) > 1
+    return bool(vectors & {"scale", "gamma"}) or pair or (alike and _says_norm(layer))
 
 
 def _says_norm(layer):
