@@ -16,7 +16,7 @@ EXTRAS = {
         "pytest>=8",
         "pytest-xdist>=3.6",
         "ruff>=0.14",
-        "pyright[nodejs]>=1.1.400",
+        "pyright>=1.1.400",
         "matplotlib>=3.8",
     ],
 }

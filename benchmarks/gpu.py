@@ -83,7 +83,7 @@ def compare(store: dict, name: str, precision: str, out: Path, end: float) -> No
 def train(store: dict, arguments: list[str], out: Path, end: float) -> None:
     """Runs experiments.main and notes when its validation accuracy first reaches the target."""
     if (out / "run").exists():
-        raise ValueError(f"{out / 'run'} holds an older run, which would go on: remove it")
+        raise ValueError(f"{out / 'run'} holds an older run, which would be resumed: remove it")
     command = ["-m", "experiments.main", *arguments, f"--workdir={out / 'run'}"]
     rows, reached = [], None
     limit = time.monotonic() + _left(end) - _TO_STOP
@@ -92,7 +92,7 @@ def train(store: dict, arguments: list[str], out: Path, end: float) -> None:
         process = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log)
         while True:
             ended = process.poll() is not None
-            rows = folder.read(out / "run" / "metrics.jsonl")
+            rows = folder.read_rows(out / "run")
             accuracies = [(row.get("validation/accuracy") or 0.0, row) for row in rows]
             first = next((row for value, row in accuracies if value >= _TARGET.value), None)
             if first and not reached:
@@ -108,7 +108,7 @@ def train(store: dict, arguments: list[str], out: Path, end: float) -> None:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-    results = out / "run" / "results.json"
+    results = out / "run" / folder.RESULTS
     store["run"] = {
         "command": shlex.join(["python", "-m", "experiments.main", *arguments]),
         "target": _TARGET.value,

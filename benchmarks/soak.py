@@ -1,8 +1,8 @@
 """Runs that are killed and damaged for an hour: `python -m benchmarks.soak --minutes=60`.
 
-Round after round, each with another seed: a run that nothing disturbs, whose memory is watched; and
-the same run killed at random moments (-9, -15), with random damage before each restart. Both must
-end with the same bits. Rounds that are done are kept in soak.json: the same command goes on.
+Every round has another seed: a run that nothing disturbs, whose memory is watched, and the same run
+killed at random moments (-9, -15), with random damage before each restart. Both must end with the
+same bits. Rounds that are done are kept in soak.json: the same command resumes.
 """
 
 import json
@@ -19,16 +19,17 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments.run_folder.folder import read, write_json
+from experiments.run_folder import folder as files
+from experiments.run_folder.results import read_results
 
 _MINUTES = flags.DEFINE_float("minutes", 60.0, "no round starts after", lower_bound=0)
-_FOLDER = flags.DEFINE_string("folder", "runs/soak", "of the runs and of soak.json")
+_FOLDER = flags.DEFINE_string("folder", "runs/soak", "folder of the runs and of soak.json")
 _STEPS = flags.DEFINE_integer("steps", 20_000, "meta-steps of a run", lower_bound=1000)
 _CLOCKS = ("seconds", "tasks_per_second")
 
 
 class Failure(Exception):
-    """What was lost."""
+    """A run lost something, or is not what it should be."""
 
 
 def main(_):
@@ -43,13 +44,13 @@ def main(_):
         result = {"seed": seed} | _calm(folder, seed)
         result |= _hurt(folder, seed)
         rounds.append(result | _compare(folder / "calm", folder / "hurt"))
-        write_json(table, rounds)
+        files.write_json(table, rounds)
         print(json.dumps(rounds[-1]), flush=True)
     print(_table(rounds))
 
 
 def _start(folder: Path, name: str, seed: int) -> tuple[subprocess.Popen, Path]:
-    """Starts or goes on with a run; its messages are in the file."""
+    """Starts or resumes a run; returns its process and the file with its messages."""
     command = [sys.executable, "-m", "experiments.main", "--config=configs/sinusoid.py"]
     changes = {
         "seed": seed,
@@ -78,7 +79,7 @@ def _start(folder: Path, name: str, seed: int) -> tuple[subprocess.Popen, Path]:
 
 
 def _calm(folder: Path, seed: int) -> dict:
-    """A run that nothing disturbs, and the memory it held while it trained."""
+    """Makes a run that nothing disturbs; returns the memory that it held while it trained."""
     process, messages = _start(folder, "calm", seed)
     memory = []
     while process.poll() is None:
@@ -107,7 +108,7 @@ def _resident(pid: int) -> int:
 
 
 def _hurt(folder: Path, seed: int) -> dict:
-    """The same run, killed and damaged until it is done."""
+    """Makes the same run, killed and damaged until it is done; returns what was done to it."""
     rng, workdir = random.Random(seed), folder / "hurt"
     counts, expected, doubtful = Counter(), {0}, set()
     while True:
@@ -127,7 +128,7 @@ def _hurt(folder: Path, seed: int) -> dict:
         if resumed and int(resumed[1]) not in expected:
             raise Failure(f"resumed at {resumed[1]} and not at one of {expected}: {messages}")
         if not resumed and 0 not in expected and re.search(r"^step \d+/", text, re.MULTILINE):
-            raise Failure(f"began anew and not at one of {expected}: {messages}")
+            raise Failure(f"started again and not at one of {expected}: {messages}")
         if ended == 0:
             return {"kills": dict(counts)}
         if ended is not None:
@@ -141,12 +142,12 @@ def _hurt(folder: Path, seed: int) -> dict:
             counts[fault] += 1
         if fault == "damaged checkpoint":
             doubtful.add(newest)
-        # A damaged one may be good still: the byte may be one that nobody reads.
+        # A damaged one may still be good: the byte may be one that nobody reads.
         expected = set(steps) if newest in doubtful else {newest}
 
 
 def _moment(rng: random.Random, messages: Path) -> float:
-    """Seconds to the kill: one time in four from the start, else from the first report."""
+    """Seconds until the kill, from now: one time in four from the start, else from a report."""
     if rng.random() < 0.25:
         return rng.uniform(0, 15)
     for _ in range(600):
@@ -159,15 +160,15 @@ def _moment(rng: random.Random, messages: Path) -> float:
 
 
 def _steps(workdir: Path) -> list[int]:
-    """The checkpoints to go on from."""
-    folder = workdir / "last"
+    """The steps of the checkpoints to resume from."""
+    folder = workdir / files.LAST
     return (
         sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
     )
 
 
 def _damage_checkpoint(workdir: Path, rng: random.Random) -> bool:
-    newest = workdir / "last" / str(_steps(workdir)[-1])
+    newest = workdir / files.LAST / str(_steps(workdir)[-1])
     path = rng.choice([p for p in sorted(newest.rglob("*")) if p.is_file() and p.stat().st_size])
     data = bytearray(path.read_bytes())
     kind = rng.randrange(3)
@@ -182,8 +183,8 @@ def _damage_checkpoint(workdir: Path, rng: random.Random) -> bool:
 
 
 def _cut_metrics(workdir: Path, rng: random.Random) -> bool:
-    """Half a line behind the last one: a kill in the middle of a write."""
-    path = workdir / "metrics.jsonl"
+    """Writes half a line after the last one, as a kill in the middle of a write does."""
+    path = workdir / files.METRICS
     if not path.exists():
         return False
     with open(path, "ab") as file:
@@ -192,11 +193,11 @@ def _cut_metrics(workdir: Path, rng: random.Random) -> bool:
 
 
 def _leave_temporary_files(workdir: Path, rng: random.Random) -> bool:
-    if not (workdir / "last").exists():
+    if not (workdir / files.LAST).exists():
         return False
-    (workdir / f".metrics.jsonl.host.{rng.randrange(10**6)}").write_bytes(b"{")
+    (workdir / f".{files.METRICS}.host.{rng.randrange(10**6)}").write_bytes(b"{")
     step = max(_steps(workdir), default=0) + 1
-    half = workdir / "last" / f"{step}.orbax-checkpoint-tmp" / "state"
+    half = workdir / files.LAST / f"{step}.orbax-checkpoint-tmp" / "state"
     half.mkdir(parents=True, exist_ok=True)
     (half / "manifest.ocdbt").write_bytes(rng.randbytes(20))
     return True
@@ -211,21 +212,21 @@ _FAULTS = {
 
 
 def _compare(calm: Path, hurt: Path) -> dict:
-    """The bits of the last state, of every report, and of the test."""
+    """Compares the bits of the last state, of every report, and of the test."""
     step = _steps(calm)[-1]
     about = [
-        json.loads((each / "last" / str(step) / "about" / "metadata").read_text())
+        json.loads((each / files.LAST / str(step) / "about" / "metadata").read_text())
         for each in (calm, hurt)
     ]
     if about[0]["leaves_digest"] != about[1]["leaves_digest"]:
         raise Failure(f"the parameters of step {step} differ: {hurt}")
     rows = [
-        [{k: v for k, v in row.items() if k not in _CLOCKS} for row in read(each / "metrics.jsonl")]
+        [{k: v for k, v in row.items() if k not in _CLOCKS} for row in files.read_rows(each)]
         for each in (calm, hurt)
     ]
     if rows[0] != rows[1]:
         raise Failure(f"the reports differ: {hurt}")
-    tests = [json.loads((each / "results.json").read_text())["test_all"] for each in (calm, hurt)]
+    tests = [read_results(each).test_all for each in (calm, hurt)]
     if tests[0] != tests[1]:
         raise Failure(f"the tests differ: {hurt}")
     return {"steps": step, "same": True, "digest": about[0]["leaves_digest"][:12]}

@@ -9,7 +9,7 @@ To write a method, return a `Method` whose `adapt` returns an `Adapted`. `gradie
 made of. `cml_jax.methods` has what only some problems need, `cml_jax.models` the networks.
 """
 
-from cml_jax import inner
+from cml_jax import clipping, inner
 from cml_jax.inner import gradient_descent, loss_on
 from cml_jax.losses import accuracy, cross_entropy, squared_error
 from cml_jax.methods import (
@@ -57,6 +57,7 @@ __all__ = [
     "accuracy",
     "anil",
     "boil",
+    "clipping",
     "cml",
     "cml_dagger",
     "cml_dagger_released",

@@ -1,22 +1,33 @@
-"""The inner loop: differentiable gradient descent on the part of a tree that adapts."""
+"""The inner loop: gradient descent that can be differentiated, on the parts that adapt."""
 
 from collections.abc import Callable
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax import core
 
 from cml_jax.types import Batch, Loss, Model, Noisy, Params, PyTree
 
 
 def loss_on(model: Model, loss: Loss, batch: Batch) -> Callable[..., jax.Array]:
-    """The loss of `model` on `batch` as a function of its parameters, to a scalar.
+    """The loss of a model on a batch as a function of its parameters.
 
-        base -> loss,    (base, step) -> loss with the noise of an inner step
+    PRNG keys among the inputs (one for each example) are the source of noise such as dropout: the
+    keys of a `Noisy`, of either style, and typed keys anywhere else. The number of the inner step
+    is folded into each of them, so that every step draws new noise. A model whose inputs hold no
+    keys draws none.
 
-    The keys of a `Noisy` among the inputs, of either style, and typed PRNG keys anywhere else are
-    noise, such as dropout's: with `step` every key has it folded in, so that each inner step draws
-    anew. What has no key has no noise.
+    Args:
+      model: The network.
+      loss: A function `(outputs, targets) -> scalar`.
+      batch: The examples, whose leaves are `[n, ...]`.
+
+    Returns:
+      A function of the parameters `{"body", "head"}` and, optionally, the number of the inner step,
+      to a scalar.
     """
 
     def batch_loss(base, step=None):
@@ -43,11 +54,27 @@ def _at_step(inputs, step):
 
 
 def sgd(learning_rate: PyTree) -> optax.GradientTransformation:
-    """Plain gradient descent, `-learning_rate * gradient`, with a rate that may be a prefix tree.
+    """Plain gradient descent whose learning rate may differ between parts of the parameters.
+
+        u = -learning_rate * gradient
 
     Args:
-      learning_rate: a scalar (Python or traced) or a prefix of the parameter tree, such as
-        `{"body": 0.0, "head": 0.5}`.
+      learning_rate: One rate for all parameters, a number or a traced scalar, or a prefix of the
+        parameter tree with a rate for each part, such as `{"body": 0.0, "head": 0.5}`. The rates
+        may be arrays that have the shapes of the parameters.
+
+    Returns:
+      An optax transformation without state.
+
+    Raises:
+      ValueError: In `update`, when `learning_rate` is not a prefix of the gradients.
+
+    >>> import jax.numpy as jnp
+    >>> gradient = {"body": jnp.array([1.0, 2.0]), "head": jnp.array([3.0])}
+    >>> optimizer = sgd({"body": 0.5, "head": 2.0})
+    >>> updates, _ = optimizer.update(gradient, optimizer.init(gradient))
+    >>> print(updates["body"], updates["head"])
+    [-0.5 -1. ] [-6.]
     """
 
     def update(gradients, _):
@@ -58,17 +85,17 @@ def sgd(learning_rate: PyTree) -> optax.GradientTransformation:
 
 
 def rate_per_leaf(learning_rate: PyTree, params: PyTree) -> PyTree:
-    """The rate of every leaf of `params`, from a scalar or a prefix tree of rates.
+    """The rate of every leaf, from a scalar or a prefix tree of rates.
 
     Args:
-      learning_rate: as `sgd` takes it.
-      params: the parameters or their gradients.
+      learning_rate: One rate, or a prefix tree of rates, as `sgd` takes it.
+      params: The parameters or their gradients, any tree.
 
     Returns:
       A tree with the structure of `params` whose leaves are the rates as they were given.
 
     Raises:
-      ValueError: when learning_rate is no prefix of `params`.
+      ValueError: When `learning_rate` is not a prefix of `params`.
     """
     try:
         return jax.tree.map(
@@ -76,8 +103,8 @@ def rate_per_leaf(learning_rate: PyTree, params: PyTree) -> PyTree:
         )
     except ValueError as error:
         raise ValueError(
-            f"learning_rate={jax.tree.structure(learning_rate)} is no prefix of the "
-            f"parameters, whose parts are {_parts(params)}: use a scalar or a rate per part"
+            _mismatch("learning_rate", learning_rate, params)
+            + "give one rate for all, or one for each part, such as {'body': 0.1, 'head': 0.5}"
         ) from error
 
 
@@ -92,32 +119,53 @@ def gradient_descent(
     remat: bool = False,
     first_step: jax.typing.ArrayLike | None = None,
 ) -> Params:
-    """`num_steps` optax steps on `loss`, differentiable with respect to everything it is made of.
+    """The inner loop: steps of an optimiser that can be differentiated as a whole.
 
-    `theta_{k+1} = theta_k + u_k`,  `u_k = optimizer(grad loss(theta_k))`; with `first_order`, every
-    gradient inside `u_k` is a constant, so that `d theta_K / d theta_0` is the identity (under an
-    optimiser whose update does not read the parameters).
+        theta_{k+1} = theta_k + u_k,   u_k = optimizer(grad loss(theta_k)),   k = 0, ..., K - 1
+
+    The result is differentiable with respect to `params` and to everything that `loss` and
+    `optimizer` are made of. With `first_order` every gradient inside u_k counts as a constant, so
+    that `d theta_K / d theta_0` is the identity (where the update does not read the parameters).
 
     Args:
-      loss: the support loss as a function of the whole tree, to a scalar.
-      params: the tree the loop starts from.
-      optimizer: any optax transformation; to second order one that `check_differentiable` takes.
-      num_steps: K >= 0, static.
-      adapts: a prefix tree of bools: which parts adapt. The others are closed over, not carried.
-      first_order: treat the inner gradients as constants (FOMAML). It may be a traced bool, for
-        annealing from first to second order in one program: only the one that holds is computed
-        (both under a vmap over this bool).
-      remat: recompute each step in the backward pass, so that memory grows by one copy of the
-        adapted parameters a step and not by the activations.
-      first_step: with it, step k minimises `loss(params, first_step + k)`, as `loss_on` takes it.
+      loss: The support loss, a function of the whole parameter tree to a scalar.
+      params: The parameters that the loop starts from, a tree of floating arrays.
+      optimizer: Any optax transformation; it starts from a fresh state. `check_differentiable` says
+        whether its derivative is finite everywhere.
+      num_steps: The number of steps K, a static integer from 0.
+      adapts: Which parts adapt, True or a prefix tree of bools. The other parts are constants of
+        the loop; the derivative with respect to them is kept.
+      first_order: Whether the inner gradients count as constants (FOMAML). It may be a traced bool,
+        to change from first to second order in one program: only the order that holds is computed
+        (both under a `vmap` over this bool).
+      remat: Whether to recompute each step in the backward pass. Memory then grows with the number
+        of steps by one copy of the adapted parameters, not by all activations.
+      first_step: When given, step k minimises `loss(params, first_step + k)`, which is how a loss
+        from `loss_on` draws new noise in each step.
 
     Returns:
-      The adapted tree; leaves that do not adapt are the very leaves of `params`.
+      The adapted parameters, a tree like `params`. Leaves that do not adapt are the same objects.
 
     Raises:
-      ValueError: when num_steps is negative or `adapts` is no prefix of `params`.
+      ValueError: When `num_steps` is negative or `adapts` is not a prefix of `params`.
 
-    Reference: MAML, Finn et al. 2017, https://arxiv.org/abs/1703.03400, eq. 1.
+    Reference: Finn et al. 2017, https://arxiv.org/abs/1703.03400, eq. 1.
+
+    >>> import jax, jax.numpy as jnp
+    >>> def loss(params):
+    ...     return (params["body"] * params["head"] - 1.0) ** 2
+    >>> params = {"body": jnp.array(1.0), "head": jnp.array(0.0)}
+    >>> only_head = {"body": False, "head": True}
+    >>> adapted = gradient_descent(loss, params, sgd(0.25), num_steps=2, adapts=only_head)
+    >>> print(adapted["body"], adapted["head"])
+    1.0 0.75
+
+    The derivative passes through both steps:
+
+    >>> def outer_loss(params):
+    ...     return loss(gradient_descent(loss, params, sgd(0.25), 2, adapts=only_head))
+    >>> print(jax.grad(outer_loss)(params)["head"])
+    -0.125
     """
     if num_steps < 0:
         raise ValueError(f"num_steps={num_steps} but an inner loop has 0 or more steps: raise it")
@@ -140,7 +188,7 @@ def gradient_descent(
         updates, opt_state = optimizer.update(gradients, opt_state, fast)
         return (optax.apply_updates(fast, updates), opt_state), None
 
-    if num_steps:
+    if num_steps and jax.tree.leaves(fast):
         carry = (fast, optimizer.init(fast))
         step = jax.checkpoint(step, prevent_cse=False) if remat else step
         numbers = None
@@ -150,45 +198,110 @@ def gradient_descent(
     return merge(fast, params)
 
 
-def check_differentiable(optimizer: optax.GradientTransformation, params: Params) -> None:
-    """Refuses an inner optimiser through whose first step the second order is not finite.
+def check_differentiable(
+    optimizer: optax.GradientTransformation, params: Params, *, first_order: bool = False
+) -> None:
+    """Refuses an inner optimiser whose update does not have a finite derivative.
 
-    Such as Adam with eps_root=0: it divides by the square root of a squared gradient, whose
-    derivative at zero is infinite, and one dead unit turns the whole meta-gradient into NaN. The
-    update itself is differentiated, at one gradient of zero beside one of one; what is traced of
-    the optimiser (its learning rate, say) is taken to be 1/2.
+    Adam with eps_root=0 divides by the square root of a squared gradient, and clipping by a norm
+    takes the root of a sum of squares. Their derivative at zero is infinite, and one dead unit, or
+    one task whose support gradient is zero, turns the whole meta-gradient into NaN.
+
+    Two steps are differentiated at gradients and first parameters that are 1 and, in turn, 0 in one
+    element of each leaf, in every other leaf, or everywhere. The tree has the structure, ranks and
+    dtypes of `params`, but no axis longer than 2, to be cheap; an optimiser that only takes the
+    shapes of `params` (it may hold arrays of these shapes) is given them. What is traced in the
+    optimiser (its learning rate, say) is taken to be 1/2.
 
     Args:
-      optimizer: any optax transformation that needs no more than gradients and parameters.
-      params: the tree it is for; only its structure and dtypes matter.
+      optimizer: An optax transformation whose `update` takes gradients, state and parameters.
+      params: The parameters that adapt; only their structure, shapes and dtypes matter.
+      first_order: Whether the gradients are constants of the outer loop. Then only the derivative
+        with respect to the parameters, which the updates of some optimisers read, must be finite.
 
     Raises:
-      ValueError: when that derivative is not finite.
+      ValueError: When the derivative is not finite; the message names what can be used instead.
+
+    >>> import jax.numpy as jnp, optax
+    >>> check_differentiable(optax.adam(0.1, eps_root=1e-8), {"head": jnp.ones(3)})
+    >>> check_differentiable(optax.adam(0.1), {"head": jnp.ones(3)})  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+      ...
+    ValueError: optimizer: the derivative of its update is not finite where one gradient is 0, ...
     """
+    if not jax.tree.leaves(params):
+        return
+    try:
+        found = _infinite_slopes(optimizer, params, short=True)
+    except (TypeError, ValueError):
+        found = None
+    if found is None:
+        found = _infinite_slopes(optimizer, params, short=False)
+    by_gradient, by_params = found
+    if where := by_params or ("" if first_order else by_gradient):
+        cheaper = "" if by_params else ", or first_order=True"
+        raise ValueError(
+            f"optimizer: the derivative of its update is not finite where {where}, which makes the "
+            "meta-gradient NaN: use eps_root=1e-8 in optax.adam and its like, eps=1e-8 in "
+            "optax.lars and optax.scale_by_trust_ratio, cml_jax.clipping.clip_by_global_norm (or "
+            "clip_by_block_rms, adaptive_grad_clip, normalize_by_update_norm) in place of optax's"
+            + cheaper
+        )
+
+
+# What `check_differentiable` sets to 0: of the gradients, of the parameters, and how to say it.
+_PROBES = (
+    ("one", None, "one gradient is 0"),
+    ("even", None, "the gradients of a leaf are 0"),
+    ("odd", None, "the gradients of a leaf are 0"),
+    ("all", None, "all gradients are 0"),
+    (None, "one", "one parameter is 0"),
+    (None, "even", "the parameters of a leaf are 0"),
+    (None, "odd", "the parameters of a leaf are 0"),
+    (None, "all", "all parameters are 0"),
+    ("all", "all", "gradients and parameters are 0"),
+)
+
+
+def _infinite_slopes(optimizer, params, short):
+    """The first of `_PROBES` at which the derivative of two steps by their gradients is not finite,
+    and the first at which that by the parameters is not, in words; "" where there is none."""
+    leaves, structure = jax.tree.flatten(params)
 
     def total(gradients, params):
-        updates, _ = optimizer.update(gradients, optimizer.init(params), params)
-        return sum(u.sum() for u in jax.tree.leaves(updates))
+        state = optimizer.init(params)
+        for _ in range(2):  # in the first some optimisers only gather what they divide by
+            updates, state = optimizer.update(gradients, state, params)
+            params = optax.apply_updates(params, updates)
+        return sum(leaf.sum() for leaf in jax.tree.leaves(params))
 
-    def like_params(values):
-        return jax.tree.map(lambda leaf: jnp.array(values, leaf.dtype), params)
+    def ones_but(part):
+        def leaf(i, like):
+            values = np.ones([min(n, 2) if short else n for n in jnp.shape(like)])
+            if part == "one" and values.size > 1:  # else it would be the whole leaf
+                values.flat[0] = 0
+            elif part == "all" or part == ("even", "odd")[i % 2]:
+                values[...] = 0
+            return jnp.asarray(values, jnp.result_type(like))
+
+        return structure.unflatten([leaf(i, like) for i, like in enumerate(leaves)])
 
     with jax.ensure_compile_time_eval():
-        at = like_params([0, 1]), like_params([1, 1])
+        trees = {part: ones_but(part) for part in (None, "one", "even", "odd", "all")}
         # Backwards, as the outer loop goes: forwards, jnp.where hides what it does not take.
-        program = jax.make_jaxpr(jax.grad(total, (0, 1)))(*at)
+        program = jax.make_jaxpr(jax.grad(total, (0, 1)))(trees[None], trees[None])
         known = [
-            jnp.full(x.shape, 0.5, x.dtype) if isinstance(x, jax.core.Tracer) else x
+            jnp.full(x.shape, 0.5, x.dtype) if isinstance(x, core.Tracer) else x
             for x in program.consts
         ]
-        slopes = jax.core.eval_jaxpr(program.jaxpr, known, *jax.tree.leaves(at))
-        finite = all(jnp.isfinite(slope).all() for slope in slopes)
-    if not finite:
-        raise ValueError(
-            "optimizer: the derivative of its update is not finite where a gradient is 0, so one "
-            "dead unit makes a second-order meta-gradient NaN: use optax.adam(..., eps_root=1e-8) "
-            "or another with its eps inside the square root, or first_order=True"
-        )
+        found = ["", ""]
+        for gradients, parameters, words in _PROBES:
+            at = jax.tree.leaves((trees[gradients], trees[parameters]))
+            slopes = core.eval_jaxpr(program.jaxpr, known, *at)
+            for i, part in enumerate((slopes[: len(leaves)], slopes[len(leaves) :])):
+                if not found[i] and not all(np.isfinite(np.asarray(x, float)).all() for x in part):
+                    found[i] = words
+    return found
 
 
 def perturb(params: Params, gradient: Params, radius: jax.typing.ArrayLike) -> Params:
@@ -196,14 +309,16 @@ def perturb(params: Params, gradient: Params, radius: jax.typing.ArrayLike) -> P
 
         params + radius * gradient / |gradient|
 
+    Where the gradient is zero the result equals `params`. (Sharp-MAML's code adds 1e-12 to the
+    norm, whose derivative at zero is not finite.)
+
     Args:
-      params: any tree.
-      gradient: a tree like `params`; its norm is over all leaves together.
-      radius: rho >= 0.
+      params: The centre of the ball, any tree of arrays.
+      gradient: A tree like `params`. The norm is over all its leaves together.
+      radius: The radius rho of the ball, at least 0.
 
     Returns:
-      A tree like `params`, and `params` itself in value where the gradient is zero. (Sharp-MAML's
-      code adds 1e-12 to the norm, whose derivative at zero is not finite.)
+      A tree like `params`.
 
     Reference: Foret et al. 2021, https://arxiv.org/abs/2010.01412, eq. 2 with p = 2.
     """
@@ -213,7 +328,18 @@ def perturb(params: Params, gradient: Params, radius: jax.typing.ArrayLike) -> P
 
 
 def select(adapts: PyTree, params: PyTree) -> PyTree:
-    """`params` with None (no leaf) in the place of every leaf for which `adapts` is False."""
+    """The part of a tree that adapts.
+
+    Args:
+      adapts: True, False or a prefix tree of bools.
+      params: Any tree.
+
+    Returns:
+      `params` with None, which is not a leaf, in place of each leaf for which `adapts` is False.
+
+    Raises:
+      ValueError: When `adapts` is not a prefix of `params`.
+    """
     try:
         return jax.tree.map(
             lambda keep, part: jax.tree.map(lambda leaf: leaf if keep else None, part),
@@ -222,17 +348,59 @@ def select(adapts: PyTree, params: PyTree) -> PyTree:
         )
     except ValueError as error:
         raise ValueError(
-            f"adapts={adapts} is no prefix of the parameters, whose parts are {_parts(params)}: "
-            "use True or a tree of bools such as {'body': False, 'head': True}"
+            _mismatch("adapts", adapts, params)
+            + "give True, or a bool for each part, such as {'body': False, 'head': True}"
         ) from error
 
 
-def _parts(params):
-    return list(params) if isinstance(params, dict) else jax.tree.structure(params)
+def _mismatch(name, prefix, params):
+    """The beginning of the message that `prefix` is not a prefix tree of `params`."""
+    value = " ".join(repr(prefix).split())
+    value = value if len(value) <= 80 else value[:77] + "..."
+    missing, unknown = _mismatches(prefix, params)
+
+    def listed(paths):
+        more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+        return ", ".join(paths[:5]) + more
+
+    parts = [f"lacks {listed(missing)}"] if missing else []
+    parts += [f"names {listed(unknown)}, which the parameters do not have"] if unknown else []
+    kinds = type(prefix).__name__, type(params).__name__
+    parts = parts or ["has other containers than the parameters ({} and {})".format(*kinds)]
+    return f"{name}={value} {' and '.join(parts)}: "
+
+
+def _mismatches(prefix, tree, path=""):
+    """The paths of `tree` that `prefix` leaves out, and those of `prefix` that `tree` has not."""
+
+    def children(node):
+        pairs = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)[0]
+        return {jax.tree_util.keystr(key): child for key, child in pairs}
+
+    given, there = children(prefix), children(tree)
+    if "" in given:  # a leaf, which stands for all below
+        return [], []
+    missing = [path + key for key in there if key not in given]
+    unknown = [path + key for key in given if key not in there]
+    if "" in there:  # a parameter, for which a whole tree is given
+        missing = []
+    for key in given:
+        if key in there:
+            below = _mismatches(given[key], there[key], path + key)
+            missing, unknown = missing + below[0], unknown + below[1]
+    return missing, unknown
 
 
 def merge(fast: PyTree, params: PyTree) -> PyTree:
-    """The leaves of `fast`, and those of `params` where `fast` has None: undoes `select`."""
+    """The leaves of `fast`, and those of `params` where `fast` has None; it undoes `select`.
+
+    Args:
+      fast: What `select` returned, or a tree like it with new leaves.
+      params: The whole tree.
+
+    Returns:
+      A tree like `params`.
+    """
     return jax.tree.map(
         lambda new, old: old if new is None else new, fast, params, is_leaf=lambda x: x is None
     )

@@ -267,8 +267,8 @@ def meta_step(
     trained = _trained(state.params)
     extra = {"value": result.loss} if _takes_extra_arguments(optimizer) else {}
     updates, opt_state = optimizer.update(result.gradient, state.opt_state, trained, **extra)
-    params = optax.apply_updates(trained, updates) | result.carried
-    return MetaState(params, opt_state, state.step + 1), result.report
+    params: Params = optax.apply_updates(trained, updates)
+    return MetaState(params | result.carried, opt_state, state.step + 1), result.report
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""How much each task of a meta-batch counts: functions `displacements -> weights [T]`."""
+"""The weight of each task in a meta-batch: functions `displacements -> weights [T]`."""
 
 import jax
 import jax.numpy as jnp
@@ -8,44 +8,58 @@ from cml_jax.types import PyTree
 
 
 def uniform(displacements: PyTree) -> jax.Array:
-    """Every task the same, `w_i = 1 / T`: the outer loss is the mean over tasks.
+    """The same weight for all tasks, with which the outer loss is the mean over tasks.
+
+        w_i = 1 / T
 
     Args:
-      displacements: a tree with leaves `[T, ...]`; only T is read.
+      displacements: A tree with leaves `[T, ...]`; only the number of tasks T is read.
 
     Returns:
-      `[T]` float32 (float64 for float64 displacements).
+      The weights `[T]`, float32 (float64 for float64 displacements).
+
+    >>> import jax.numpy as jnp
+    >>> print(uniform({"head": jnp.zeros((4, 3))}))
+    [0.25 0.25 0.25 0.25]
     """
     leaf = jax.tree.leaves(displacements)[0]
     return jnp.full(leaf.shape[:1], 1 / leaf.shape[0], np.promote_types(leaf.dtype, np.float32))
 
 
 def gradient_agreement(displacements: PyTree) -> jax.Array:
-    """Weights by how far each task's update agrees with the update of all.
+    """Weights by how well the update of each task agrees with the updates of all tasks.
 
         w_i = sum_j g_i.g_j / sum_k |sum_j g_k.g_j| = g_i.s / sum_k |g_k.s|,   s = sum_j g_j
 
-    computed in the second form: O(T * parameters), no T x T matrix, and on a sharded task axis one
-    all-reduce of s and one of a scalar. `sum_i |w_i| = 1`, so equal displacements give 1 / T and
-    learning rates carry over from the mean; a task that disagrees with the batch gets a negative
-    weight (the outer loop climbs its loss). Invariant to a common scaling of g. Where the
-    denominator vanishes up to rounding (displacements that cancel, or none), the weights are
-    uniform.
+    The absolute weights sum to one, so equal displacements have the weight 1 / T, and learning
+    rates carry over from the mean. A task that disagrees with the batch has a negative weight: the
+    outer loop climbs its loss. A common factor of all g does not matter. Where the denominator is
+    zero up to rounding (displacements that cancel, or are all zero), the weights are uniform.
 
-    The weights are constants of the outer loop: the paper's derivation (eqs. 9-13) treats them as
-    such without saying so, hence stop_gradient here.
+    The second form is computed: O(T * parameters) without a T x T matrix, and on a sharded task
+    axis one all-reduce of s and one of a scalar.
+
+    The weights are constants of the outer loop (stop_gradient), as the paper's derivation (eqs.
+    9-13) treats them without saying so.
 
     Args:
-      displacements: a tree with leaves `[T, ...]`: `g_i = theta - theta_i`, adapted leaves only.
+      displacements: What each task moved away from, `g_i = theta - theta_i`: a tree with leaves
+        `[T, ...]`, of the parameters that adapt.
 
     Returns:
-      `[T]` float32 (float64 for float64 displacements).
+      The weights `[T]`, float32 (float64 for float64 displacements).
 
     Reference: Eshratifar et al. 2018, https://arxiv.org/abs/1810.08178, eq. 8.
+
+    The first two of these tasks agree; the third one disagrees with them:
+
+    >>> import jax.numpy as jnp
+    >>> print(gradient_agreement({"head": jnp.array([[2.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])}))
+    [ 0.5   0.25 -0.25]
     """
     leaves = jax.tree.leaves(jax.lax.stop_gradient(displacements))
     num_tasks = leaves[0].shape[0]
-    # numpy's promotion: jax's refuses two dtypes where the user made it strict.
+    # NumPy's promotion: that of jax refuses two dtypes where the user has made it strict.
     agreement = jnp.zeros((num_tasks,), np.promote_types(leaves[0].dtype, np.float32))
     squares = jnp.zeros((), agreement.dtype)
     for leaf in leaves:
@@ -54,6 +68,6 @@ def gradient_agreement(displacements: PyTree) -> jax.Array:
         agreement += (g * g.sum(0, keepdims=True)).sum(1)
         squares += jnp.square(g).sum()
     total = jnp.abs(agreement).sum()
-    # What rounding alone leaves of displacements that cancel says nothing about agreement.
+    # Where displacements cancel, what rounding leaves of them says nothing about agreement.
     agrees = total > num_tasks * jnp.finfo(agreement.dtype).eps * squares
     return jnp.where(agrees, agreement / jnp.where(agrees, total, 1), 1 / num_tasks)

@@ -15,6 +15,7 @@ from cml_jax.tasks import task_keys
 from experiments.build import Learner, Problem, Schedule
 from experiments.machine import processes
 from experiments.machine.devices import Plan
+from experiments.machine.placement import place
 from experiments.machine.stop_signals import stop_requested
 from experiments.report.plots import fits, learning_curve
 from experiments.run_folder import folder
@@ -70,7 +71,7 @@ def evaluate(
     if not trained:
         raise ValueError(f"{workdir / folder.METRICS} has no report: restore it")
     params = processes.replicate(tree["params"], plan.replicated)
-    data = processes.replicate(problem.data["test"], plan.replicated)
+    data = place(problem.data["test"], plan)
 
     rows = []
     labels = learner.replicas.groups()
@@ -103,6 +104,9 @@ def evaluate(
     }
     check = health_check(learner, problem, schedule, trained)
     headline = next(row for row in rows if row.get("run", "") == chosen)
+    at_chance = check.at_chance(headline)
+    for line in at_chance:
+        print(f"warning: {line}", file=sys.stderr)
     results = Results(
         **{**about, "protocol": protocol},
         data=problem.name,
@@ -112,7 +116,7 @@ def evaluate(
         test=headline,
         test_all=rows,
         wall_seconds=trained[-1].get("seconds"),
-        warnings=[*check.warnings(), *check.at_chance(headline)],
+        warnings=[*check.warnings(), *at_chance],
         plan=str(plan),
         versions={name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
         | {"cml_jax": cml_jax.__version__},

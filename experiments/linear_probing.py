@@ -219,33 +219,36 @@ def main(_: list[str]) -> None:
         _check(settings)
         start()
         problem = build.problem(settings)
-        print(problem.description, file=sys.stderr)
-        probed = linear_probing(
-            problem.data,
-            problem.draw_test,
-            ways=problem.ways,
-            hidden=settings["model.hidden"][0],
-            seed=settings["seed"],
-            validation_tasks=settings["eval.validation_tasks"],
-            test_tasks=settings["eval.num_tasks"],
-        )
-        test = {"predicts": "logistic regression", "num_steps": 0, "transductive": True}
-        test |= interval("accuracy", probed.accuracies)
-        results = Results(
-            method="linear probing",
-            data=problem.name,
-            split_hash=problem.split_hash,
-            graph=problem.facts,
-            validation={"accuracy": probed.validation, "step": probed.step},
-            test=test,
-            test_all=[test],
-            seed=settings["seed"],
-            wall_seconds=time.monotonic() - started,
-        )
+    except (BackendError, ConfigError, OSError, ValueError) as error:
+        fail(error, 2)
+    print(problem.description, file=sys.stderr)
+    probed = linear_probing(
+        problem.data,
+        problem.draw_test,
+        ways=problem.ways,
+        hidden=settings["model.hidden"][0],
+        seed=settings["seed"],
+        validation_tasks=settings["eval.validation_tasks"],
+        test_tasks=settings["eval.num_tasks"],
+    )
+    test = {"predicts": "logistic regression", "num_steps": 0, "transductive": True}
+    test |= interval("accuracy", probed.accuracies)
+    results = Results(
+        method="linear probing",
+        data=problem.name,
+        split_hash=problem.split_hash,
+        graph=problem.facts,
+        validation={"accuracy": probed.validation, "step": probed.step},
+        test=test,
+        test_all=[test],
+        seed=settings["seed"],
+        wall_seconds=time.monotonic() - started,
+    )
+    try:
         if workdir:
             results.write(workdir)
-    except (BackendError, ConfigError, ValueError, OSError) as error:
-        fail(error, 2)
+    except OSError as error:
+        fail(error, 1)
     print(f"test: {results}")
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import traceback
+from pathlib import Path
 
 from absl import app, flags, logging
 
@@ -45,7 +46,7 @@ def main(_: list[str]) -> None:
         processes.leave()
     if results is not None:
         print(f"test of step {results.validation['step']}: {results}")
-        print(f"all results: {workdir}/{RESULTS}")
+        print(f"all results: {Path(workdir).expanduser() / RESULTS}")
 
 
 def _shared(config) -> bytes:

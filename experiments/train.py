@@ -16,6 +16,7 @@ from experiments.build import Learner, Problem, Schedule
 from experiments.build.replicas import Replicas, side_by_side
 from experiments.machine import memory, processes
 from experiments.machine.devices import Plan
+from experiments.machine.placement import place, shared_bytes
 from experiments.machine.stop_signals import stop_requested
 from experiments.run_folder import health
 from experiments.run_folder.best import Best, no_best
@@ -69,7 +70,7 @@ def _train(learner, problem, plan, schedule, workdir, accept, closing):
 
     state = processes.replicate(state, plan.replicated)
     best = best._replace(params=processes.replicate(best.params, plan.replicated))
-    data = {split: processes.replicate(a, plan.replicated) for split, a in problem.data.items()}
+    data = {split: place(problem.data[split], plan) for split in ("train", "validation")}
     validate = _validation(learner, problem, plan, schedule, data["validation"])
     compare = step > 0 and accept is None
     processes.on_process_zero(lambda: record_data(problem.split_hash, workdir, compare))
@@ -99,6 +100,7 @@ def _train(learner, problem, plan, schedule, workdir, accept, closing):
         plan,
         lambda plan: compile_steps(learner, problem, plan, schedule, state, data["train"]),
         schedule.remat_auto,
+        shared_bytes(data["train"], plan),
     )
     progress.say(f"plan: {plan}")
     if step:

@@ -5,28 +5,29 @@ import urllib.request
 from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 from cml_jax.data.files import one_line
 from cml_jax.data.types import DataError
 
 
 def fetch(data_set: str, names: Sequence[str], folder: Path) -> list[Path]:
-    """Downloads files of a tensorflow-datasets builder; needs no TensorFlow.
+    """Downloads files of a tensorflow-datasets builder, without TensorFlow.
 
     Args:
-      data_set: the builder's name.
-      names: of the files, as in the builder's list of checksums.
-      folder: where to write.
+      data_set: The name of the builder.
+      names: The names of the files, as in the builder's list of checksums.
+      folder: The folder to write to.
 
     Returns:
       The files, in the order of `names`, checked against the published checksums.
 
     Raises:
-      DataError: no connection, or not the published bytes.
+      DataError: There is no connection, or the bytes are not the published ones.
     """
     import tensorflow_datasets as tfds
 
-    infos = tfds.builder_cls(data_set).url_infos
+    infos: Any = tfds.builder_cls(data_set).url_infos
     urls = {info.filename: url for url, info in infos.items()}
     # tensorflow-datasets itself retries for minutes where there is no connection.
     if problem := _unreachable(urls[names[0]], seconds=5.0):
@@ -43,7 +44,7 @@ def fetch(data_set: str, names: Sequence[str], folder: Path) -> list[Path]:
 
 
 def _unreachable(url: str, seconds: float) -> str:
-    """Why there is no answer, or nothing."""
+    """Why a server does not answer, or "" where it does."""
     problem = [f"no answer in {seconds:g} s"]
 
     def ask() -> None:

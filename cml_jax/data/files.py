@@ -1,18 +1,22 @@
-"""Members of archives and folders from outside, read in memory within limits, never extracted."""
+"""Folders and archives from outside: found, checked and read within limits, never extracted."""
 
+import contextlib
+import hashlib
 import os
 import re
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple, NoReturn
 
 from cml_jax.data.types import DataError
 
 _MAX_RATIO = 200  # images and arrays hardly shrink; bombs reach 1000
-
+_MAX_DEPTH = 3
+_MAX_ENTRIES = 100_000  # looked at in a search, in about 0.2 s
 _BROKEN_ZIP = (
     zipfile.BadZipFile,
     zlib.error,
@@ -24,85 +28,182 @@ _BROKEN_ZIP = (
 )
 
 
-def read_zip(
-    path: Path,
-    pattern: re.Pattern[str],
-    *,
-    max_members: int,
-    max_member_bytes: int,
-    max_bytes: int,
-    max_ratio: int = _MAX_RATIO,
-) -> Iterator[tuple[re.Match[str], bytes]]:
-    """Yields the members of a zip whose names match, as `(match, content)`; the rest is ignored.
+class Limits(NamedTuple):
+    """How large files from outside may be.
 
-    Args:
-      path: the zip.
-      pattern: matched against a member's whole name.
-      max_members: of the archive, ignored ones included.
-      max_member_bytes: of a member's content.
-      max_bytes: of the file, and of all content together.
-      max_ratio: how far a member may be compressed.
-
-    Raises:
-      DataError: damage, an unsafe name, a link, a member that occurs twice, or a limit passed.
+    Attributes:
+      files: The number of members of an archive, or of files below a folder.
+      file_bytes: The size of a file or member.
+      total_bytes: The size of an archive, and of all content that is read from it.
+      ratio: How many times smaller a member may be in the archive.
     """
+
+    files: int
+    file_bytes: int
+    total_bytes: int
+    ratio: int = _MAX_RATIO
+
+
+class File(NamedTuple):
+    """A file in a folder or in a zip.
+
+    Attributes:
+      match: The match of its path within the folder or zip, which is written with "/".
+      read: Returns the content, or raises a DataError.
+    """
+
+    match: re.Match[str]
+    read: Callable[[], bytes]
+
+
+class Files(NamedTuple):
+    """The files in a folder or in a zip, by whether their names are as expected.
+
+    Attributes:
+      wanted: The files whose names match; in a folder sorted by name, in a zip in its order.
+      others: The names of all other files.
+    """
+
+    wanted: list[File]
+    others: list[str]
+
+
+def cache_dir() -> Path | None:
+    """The user's cache: `$CML_JAX_CACHE`, `$XDG_CACHE_HOME/cml_jax` or `~/.cache/cml_jax`.
+
+    None where neither variable is set and the user has no home folder.
+    """
+    own = os.environ.get("CML_JAX_CACHE")
+    path = Path(own or os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     try:
-        size = path.stat().st_size
-        if size > max_bytes:
-            raise _bad(path, f"has {size} bytes, more than {max_bytes}")
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            if len(members) > max_members:
-                raise _bad(path, f"has {len(members)} members, more than {max_members}")
-            wanted = _wanted(path, members, pattern)
-            contents = [member for _, member in wanted]
-            _check_sizes(path, contents, max_member_bytes, max_bytes, max_ratio)
-            for match, member in wanted:
-                with archive.open(member) as stream:
-                    # Bounded, because the declared size is only a claim.
-                    content = stream.read(max_member_bytes + 1)
-                if len(content) > max_member_bytes:
-                    raise _bad(path, f"has a member of over {max_member_bytes} bytes")
-                yield match, content
-    except DataError:
-        raise
-    except _BROKEN_ZIP as error:
-        raise _bad(path, f"is damaged ({one_line(error)})") from error
+        return path.expanduser() if own else path.expanduser() / "cml_jax"
+    except RuntimeError:
+        return None
 
 
-def read_folder(
-    root: Path, pattern: re.Pattern[str], *, max_member_bytes: int
-) -> Iterator[tuple[re.Match[str], bytes]]:
-    """Yields the files below a folder whose names match, as `(match, content)`, in sorted order.
+def search_folders(data_dir: str | os.PathLike[str] | None, data_set: str) -> list[Path]:
+    """The folders to look in, best first: `data_dir`, `$CML_JAX_DATA`, the user's cache.
 
     Args:
-      root: the folder; links to folders below it are not followed.
-      pattern: matched against a file's whole path from the parent of `root`, with `/`.
-      max_member_bytes: of a file.
+      data_dir: A folder, or None.
+      data_set: The name of a sub-folder that is looked into right after each folder.
+
+    Returns:
+      The folders. Those of the cache may not exist.
 
     Raises:
-      DataError: a file that is too large, or cannot be read.
+      DataError: A folder that the user named does not exist, or none was named and the user has
+        no home folder.
     """
-    for path in map(Path, walk(root)):
-        match = pattern.fullmatch(path.relative_to(root.parent).as_posix())
-        if not match or not path.is_file():
-            continue
+    named = {"data_dir": data_dir, "CML_JAX_DATA": os.environ.get("CML_JAX_DATA")}
+    folders = []
+    for name, value in named.items():
+        if value:
+            with contextlib.suppress(RuntimeError):  # "~stranger"
+                value = Path(value).expanduser()
+            if not Path(value).is_dir():
+                raise DataError(f"{name}={value} is not a folder: correct it or leave it out")
+            folders.append(Path(value))
+    if cache := cache_dir():
+        folders.append(cache)
+    if not folders:
+        raise DataError(
+            "there is no home folder to look for data in: set CML_JAX_DATA or data_dir to the "
+            "folder of the data, or CML_JAX_CACHE to a folder for prepared data"
+        )
+    return [place for folder in folders for place in (folder, folder / data_set)]
+
+
+def folders_below(root: Path) -> Iterator[Path]:
+    """Yields a folder and those below it, nearest first, for a search.
+
+    At most three levels down, and after 100,000 files and folders no further: a folder may hold
+    any number of other data sets. Links are followed; names that start with a dot are not.
+    """
+    level, entries = [root], 0
+    for _ in range(_MAX_DEPTH + 1):
+        below = []
+        for folder in level:
+            yield folder
+            with contextlib.suppress(OSError), os.scandir(folder) as found:
+                for entry in found:
+                    entries += 1
+                    if entries > _MAX_ENTRIES:
+                        return
+                    if not entry.name.startswith(".") and entry.is_dir():
+                        below.append(folder / entry.name)
+        level = sorted(below)
+
+
+@contextlib.contextmanager
+def open_files(path: Path, pattern: re.Pattern[str], limits: Limits) -> Iterator[Files]:
+    """Lists the files in a folder or zip, to be read one by one while it is open.
+
+    Names that start with a dot, and macOS's `__MACOSX`, are ignored, in folders too. Links below a
+    folder are followed. In a zip, `\\` separates folders as `/` does, as Windows writes it.
+
+    Args:
+      path: The folder or zip.
+      pattern: Matches the whole path of a wanted file within the folder or zip.
+      limits: How large it may be.
+
+    Raises:
+      DataError: Damage, a limit that is exceeded, a file that cannot be read; in a zip also an
+        unsafe name, a link, and a member that occurs twice.
+    """
+    if path.is_dir():
+        yield _folder_files(path, pattern, limits)
+        return
+    with contextlib.ExitStack() as closing:
+        with _one_line_errors(path):
+            size = path.stat().st_size
+            if size > limits.total_bytes:
+                raise _bad(path, f"has {size} bytes, more than {limits.total_bytes}")
+            archive = closing.enter_context(zipfile.ZipFile(path))
+            files = _zip_files(path, archive, pattern, limits)
+        yield files
+
+
+def walk(root: Path, max_files: int | None = None) -> Iterator[str]:
+    """Yields the paths of all files below a folder, in sorted order.
+
+    Links to folders are followed, but no folder is entered twice. Names that start with a dot, and
+    macOS's `__MACOSX`, are left out. Paths are strings, because 32,000 Paths would take a second.
+
+    Raises:
+      DataError: There are more than `max_files` files and folders, or a folder cannot be read.
+    """
+    seen, count = set(), 0
+    for folder, folders, files in os.walk(root, onerror=_unreadable, followlinks=True):
         try:
-            with path.open("rb") as stream:
-                content = stream.read(max_member_bytes + 1)
+            status = os.stat(folder)
         except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}): correct it") from error
-        if len(content) > max_member_bytes:
-            raise _bad(path, f"has more than {max_member_bytes} bytes")
-        yield match, content
-
-
-def walk(root: Path) -> Iterator[str]:
-    """All files below a folder, in sorted order; strings, as 32,000 Paths would take a second."""
-    for folder, folders, files in os.walk(root):
-        folders.sort()
+            _unreadable(error)
+        count += 1 + len(files)
+        if max_files is not None and count > max_files:
+            raise _bad(root, f"has more than {max_files} files and folders")
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not _hidden(name))
         for file in sorted(files):
-            yield os.path.join(folder, file)
+            if not _hidden(file):
+                yield os.path.join(folder, file)
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """The SHA-256 of the names, sizes and times of change of all files: none of them is read."""
+    digest = hashlib.sha256()
+    for path in [path.resolve() for path in paths]:
+        for file in walk(path) if path.is_dir() else [str(path)]:
+            try:
+                status = os.stat(file)
+            except OSError:  # a link that leads nowhere
+                status = os.lstat(file)
+            name = file.removeprefix(str(path.parent))
+            digest.update(os.fsencode(f"{name} {status.st_size} {status.st_mtime_ns}\n"))
+    return digest.hexdigest()
 
 
 def one_line(error: BaseException) -> str:
@@ -110,45 +211,106 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _wanted(
-    path: Path, members: list[zipfile.ZipInfo], pattern: re.Pattern[str]
-) -> list[tuple[re.Match[str], zipfile.ZipInfo]]:
-    wanted, seen = [], set()
+def _folder_files(root: Path, pattern: re.Pattern[str], limits: Limits) -> Files:
+    files = Files([], [])
+    for path in walk(root, limits.files):
+        name = path[len(os.path.join(root, "")) :].replace(os.sep, "/")
+        match = pattern.fullmatch(name)
+        if match and os.path.isfile(path):
+            files.wanted.append(File(match, _reader(path, limits.file_bytes)))
+        elif not match:
+            files.others.append(name)
+    return files
+
+
+def _reader(path: str, max_bytes: int) -> Callable[[], bytes]:
+    def read() -> bytes:
+        try:
+            with open(path, "rb") as stream:
+                content = stream.read(max_bytes + 1)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}): correct it") from error
+        if len(content) > max_bytes:
+            raise _bad(path, f"has more than {max_bytes} bytes")
+        return content
+
+    return read
+
+
+def _zip_files(
+    path: Path, archive: zipfile.ZipFile, pattern: re.Pattern[str], limits: Limits
+) -> Files:
+    members = archive.infolist()
+    if len(members) > limits.files:
+        raise _bad(path, f"has {len(members)} members, more than {limits.files}")
+    files, seen, wanted = Files([], []), set(), []
     for member in members:
-        name = member.filename
+        name = member.filename.replace("\\", "/")
         # Nothing is ever extracted; an archive with such names is not the one that was published.
-        if PurePosixPath(name).is_absolute() or ".." in re.split(r"[/\\]", name):
-            raise _bad(path, f"has a member with the unsafe name {name!r}")
+        if PurePosixPath(name).is_absolute() or ".." in name.split("/"):
+            raise _bad(path, f"has a member with the unsafe name {member.filename!r}")
         if stat.S_ISLNK(member.external_attr >> 16):
-            raise _bad(path, f"has a link, {name!r}")
+            raise _bad(path, f"has a link, {member.filename!r}")
         if name in seen:
-            raise _bad(path, f"has {name!r} twice")
+            raise _bad(path, f"has {member.filename!r} twice")
         seen.add(name)
+        if name.endswith("/") or _hidden(name):
+            continue
         match = pattern.fullmatch(name)
         if match:
-            wanted.append((match, member))
-    return wanted
+            wanted.append(member)
+            files.wanted.append(File(match, _member_reader(path, archive, member, limits)))
+        else:
+            files.others.append(name)
+    _check_sizes(path, wanted, limits)
+    return files
 
 
-def _check_sizes(
-    path: Path,
-    members: list[zipfile.ZipInfo],
-    max_member_bytes: int,
-    max_bytes: int,
-    max_ratio: int,
-) -> None:
+def _check_sizes(path: Path, members: list[zipfile.ZipInfo], limits: Limits) -> None:
     for member in members:
         # zipfile inflates the other methods without a bound.
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise _bad(path, f"has {member.filename!r} in an unusual compression")
-        if member.file_size > max_member_bytes:
+        if member.file_size > limits.file_bytes:
             raise _bad(path, f"has {member.filename!r} of {member.file_size} bytes")
-        if member.file_size > max_ratio * max(member.compress_size, 1):
-            raise _bad(path, f"has {member.filename!r}, compressed more than {max_ratio} times")
+        if member.file_size > limits.ratio * max(member.compress_size, 1):
+            raise _bad(path, f"has {member.filename!r}, compressed more than {limits.ratio} times")
     total = sum(member.file_size for member in members)
-    if total > max_bytes:
-        raise _bad(path, f"has {total} bytes of content, more than {max_bytes}")
+    if total > limits.total_bytes:
+        raise _bad(path, f"has {total} bytes of content, more than {limits.total_bytes}")
 
 
-def _bad(path: Path, what: str) -> DataError:
+def _member_reader(
+    path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, limits: Limits
+) -> Callable[[], bytes]:
+    def read() -> bytes:
+        with _one_line_errors(path), archive.open(member) as stream:
+            # Bounded, because the declared size is only a claim.
+            content = stream.read(limits.file_bytes + 1)
+        if len(content) > limits.file_bytes:
+            raise _bad(path, f"has a member of over {limits.file_bytes} bytes")
+        return content
+
+    return read
+
+
+@contextlib.contextmanager
+def _one_line_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except _BROKEN_ZIP as error:
+        raise _bad(path, f"is damaged ({one_line(error)})") from error
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise DataError(f"{error.filename} cannot be read ({error.strerror}): correct it") from error
+
+
+def _bad(path: Path | str, what: str) -> DataError:
     return DataError(f"{path} {what}: replace it with a good copy")

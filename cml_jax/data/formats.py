@@ -1,9 +1,13 @@
-"""Images from outside, checked before they are decoded."""
+"""Files from outside, checked before and while they are decoded: PNG, npz."""
 
 import io
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cml_jax.data.files import one_line
+import numpy as np
+
+from cml_jax.data.files import Limits, one_line, open_files
 from cml_jax.data.types import DataError
 
 if TYPE_CHECKING:
@@ -14,12 +18,12 @@ def decode_png(content: bytes, size: tuple[int, int], name: str) -> "Image.Image
     """Decodes a PNG whose header has the expected size.
 
     Args:
-      content: the file.
-      size: width and height in pixels.
-      name: of the file, for the error.
+      content: The bytes of the file.
+      size: The width and height in pixels.
+      name: The name of the file, for the error.
 
     Raises:
-      DataError: not a PNG, of another size, or damaged.
+      DataError: It is not a PNG, has another size, or is damaged.
     """
     from PIL import Image
 
@@ -39,3 +43,26 @@ def decode_png(content: bytes, size: tuple[int, int], name: str) -> "Image.Image
             f"{name} is not a readable PNG ({one_line(error)}): replace it with a good copy"
         ) from error
     return image
+
+
+def read_npz(path: Path, members: str, limits: Limits) -> dict[str, np.ndarray]:
+    """Reads the arrays of an npz, never objects.
+
+    Args:
+      path: The file.
+      members: A pattern of the members to read, whose first group is the array's name.
+      limits: How large the file may be.
+
+    Raises:
+      DataError: The file is damaged or exceeds the limits.
+    """
+    arrays = {}
+    with open_files(path, re.compile(members), limits) as files:
+        for file in files.wanted:
+            content = file.read()
+            try:
+                stream = io.BytesIO(content)
+                arrays[file.match[1]] = np.lib.format.read_array(stream, allow_pickle=False)
+            except Exception as error:  # a header is an expression that numpy evaluates
+                raise DataError(f"{path} is damaged ({one_line(error)}): delete it") from error
+    return arrays

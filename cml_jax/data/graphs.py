@@ -1,5 +1,6 @@
-"""Graphs whose nodes are classified, from the files that users have."""
+"""Graphs whose nodes are to be classified, from the files that users have."""
 
+import contextlib
 import json
 import logging
 import os
@@ -9,10 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cml_jax.data.cache import read_npz
-from cml_jax.data.files import one_line
+from cml_jax.data.files import Limits, one_line, search_folders
+from cml_jax.data.formats import read_npz
 from cml_jax.data.matrices import Entries, check_labels, csr, dense, summed
-from cml_jax.data.places import search_folders
 from cml_jax.data.planetoid import planetoid_files, read_planetoid
 from cml_jax.data.types import DataError, Split
 from cml_jax.graphs.graph import Graph, graph
@@ -64,22 +64,23 @@ CLASS_COUNTS["block_graph"] = (16, 7, 7)  # `cml_jax.graphs.block_graph`, which 
 
 
 def load_graph(name: str, data_dir: str | os.PathLike[str] | None = None) -> Graph:
-    """Loads citeseer, cora, amazon_computer or cora_full.
+    """Loads the graph citeseer, cora, amazon_computer or cora_full.
 
-    A graph is looked for in `data_dir`, in `$CML_JAX_DATA` and in the user's cache, in each also in
-    the sub-folder `graphs`, as an npz, see `read_graph`, or as Planetoid's eight files. Nothing is
-    downloaded, and no pickle runs code. Nodes of Planetoid without a label have the label -1.
+    Looks in `data_dir`, in `$CML_JAX_DATA` and in the user's cache, in each also in the sub-folder
+    `graphs`, for an npz, see `read_graph`, or for Planetoid's eight files. Nothing is downloaded,
+    and pickles are read without running code. Nodes of Planetoid without a label get the label -1.
 
     Args:
-      name: of the graph.
-      data_dir: a folder to look in first.
+      name: The name of the graph.
+      data_dir: A folder to look in first.
 
     Raises:
-      DataError: the graph is nowhere, or what is there is not such a graph.
+      DataError: The graph is nowhere, or what is there is not this graph.
     """
     if name not in _KNOWN:
         raise DataError(
-            f"{name!r} is no graph: choose one of {', '.join(_KNOWN)}, or read a file by read_graph"
+            f"{name!r} is not a known graph: choose one of {', '.join(_KNOWN)}, or read a file "
+            "with read_graph"
         )
     known = _KNOWN[name]
     looked_in = search_folders(data_dir, "graphs")
@@ -96,21 +97,38 @@ def load_graph(name: str, data_dir: str | os.PathLike[str] | None = None) -> Gra
 
 
 def read_graph(path: str | os.PathLike[str]) -> Graph:
-    """Reads any graph from an npz.
+    """Reads any graph from an npz in the layout of gnn-benchmark.
 
-    Its layout is that of gnn-benchmark: the CSR arrays `adj_data`, `adj_indices`, `adj_indptr` and
-    `adj_shape`, the same of `attr` or a dense `attr_matrix`, and `labels`, where -1 is no class.
+    The file holds the CSR arrays `adj_data`, `adj_indices`, `adj_indptr` and `adj_shape`, the same
+    of `attr` or a dense `attr_matrix`, and `labels`, where -1 is no class.
 
-    Edges count in both directions, once, and not from a node to itself; weights of edges are
-    ignored, but an edge of weight 0 is none. Features are as stored.
+    Edges count in both directions, once, and not from a node to itself. Weights of edges are
+    ignored, except that an edge of weight 0 is left out. Features are as stored.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.savez(
+    ...         f"{folder}/path.npz",  # three nodes in a row
+    ...         adj_data=np.ones(2),
+    ...         adj_indices=np.array([1, 2]),
+    ...         adj_indptr=np.array([0, 1, 2, 2]),
+    ...         adj_shape=np.array([3, 3]),
+    ...         attr_matrix=np.eye(3),
+    ...         labels=np.array([0, 1, 0]),
+    ...     )
+    ...     made = read_graph(f"{folder}/path.npz")
+    >>> made.adjacency.shape, made.labels
+    ((3, 3), array([0, 1, 0], dtype=int32))
 
     Args:
-      path: of the file.
+      path: The path of the file.
 
     Raises:
-      DataError: there is no such file, or it is not such a graph.
+      DataError: There is no such file, or it does not hold such a graph.
     """
-    path = Path(path).expanduser()
+    with contextlib.suppress(RuntimeError):  # "~stranger"
+        path = Path(path).expanduser()
+    path = Path(path)
     if not path.is_file():
         raise DataError(f"there is no file {path}: correct its path")
     return _graph(str(path), *_read_npz(path))
@@ -121,14 +139,18 @@ def split_classes(
 ) -> Split:
     """Draws which classes are for training, validation and test.
 
+    >>> split_classes(np.array([0, 1, 2, 3, 3, -1]), (2, 1, 1), seed=0)
+    Split(train=(0, 2), validation=(1,), test=(3,))
+
     Args:
-      labels: integers `[n]`; -1 is no class.
-      counts: how many classes each of the three gets.
-      seed: of the draw.
-      at_least: classes with fewer nodes are left out, and the log says so.
+      labels: Integers `[n]`; -1 is no class.
+      counts: How many classes each of the three gets.
+      seed: The seed of the draw.
+      at_least: The number of nodes that a class must have; classes with fewer are left out, and
+        the log says so.
 
     Raises:
-      DataError: there are not so many classes.
+      DataError: There are not that many classes.
     """
     classes, sizes = np.unique(labels[np.asarray(labels) >= 0], return_counts=True)
     small = classes[sizes < at_least]
@@ -147,10 +169,15 @@ def split_classes(
 
 
 def read_class_split(path: str | os.PathLike[str]) -> Split:
-    """Reads {"train": [class, ...], "validation": [...], "test": [...]}, a JSON file.
+    """Reads a class split of a graph from JSON.
+
+        {"train": [0, 1], "validation": [2], "test": [3]}
+
+    Args:
+      path: The path of the file.
 
     Raises:
-      DataError: it is not that, or a class occurs twice.
+      DataError: The file holds something else, or a class occurs twice.
     """
     path = Path(path)
     try:
@@ -165,16 +192,15 @@ def read_class_split(path: str | os.PathLike[str]) -> Split:
             raise ValueError("a class occurs twice")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
-            f"{path} is no class split ({type(error).__name__}: {one_line(error)}): write "
+            f"{path} is not a class split ({type(error).__name__}: {one_line(error)}): write "
             '{"train": [0, 1], "validation": [2], "test": [3]}'
         ) from error
     return split
 
 
 def _read_npz(path: Path) -> tuple[Entries, Entries, np.ndarray]:
-    arrays = read_npz(
-        path, _MEMBERS, max_members=64, max_bytes=_MAX_BYTES, max_ratio=1100
-    )  # bytes that are all 1 shrink as far as deflate goes; their number is bounded
+    # Bytes that are all 1 shrink as far as deflate goes; their number is bounded.
+    arrays = read_npz(path, _MEMBERS, Limits(64, _MAX_BYTES, _MAX_BYTES, ratio=1100))
     arrays = {name.replace("_matrix.", "_"): array for name, array in arrays.items()}
     features = {"attr_matrix"} if "attr_matrix" in arrays else _CSR["attr"]
     if missing := (_CSR["adj"] | features | {"labels"}) - arrays.keys():

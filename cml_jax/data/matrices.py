@@ -11,7 +11,7 @@ _MAX_SIZE = 1 << 27  # of a side: products of two stay within int64, ids within 
 
 
 class Entries(NamedTuple):
-    """A checked matrix by its entries: the arguments of `graphs.sparse`."""
+    """A checked matrix, given by its entries: the arguments of `graphs.sparse`."""
 
     rows: np.ndarray
     columns: np.ndarray
@@ -20,17 +20,23 @@ class Entries(NamedTuple):
 
 
 def csr(path: Path, arrays: dict[str, Any], name: str) -> Entries:
-    """The matrix whose CSR parts are `arrays[name + "_data"]`, `_indices`, `_indptr`, `_shape`.
+    """Reads a matrix from its CSR parts.
+
+    Args:
+      path: The file that they come from, for errors.
+      arrays: Has the parts as `arrays[name + "_data"]`, `_indices`, `_indptr` and `_shape`.
+      name: The name of the matrix.
 
     Raises:
-      DataError: anything about it is not as it should be.
+      DataError: The parts are not those of a matrix of finite numbers.
     """
-    parts = {part: arrays.get(f"{name}_{part}") for part in ("data", "indices", "indptr", "shape")}
+    names = ("data", "indices", "indptr", "shape")
+    parts: dict[str, Any] = {part: arrays.get(f"{name}_{part}") for part in names}
     for part, array in parts.items():
         if array is None:
             raise _bad(path, f"{name}_{part}", "is missing")
         if not isinstance(array, np.ndarray) or array.ndim != 1:
-            raise _bad(path, f"{name}_{part}", "is no array of one dimension")
+            raise _bad(path, f"{name}_{part}", "is not an array of one dimension")
         if array.dtype.kind not in ("biuf" if part == "data" else "iu"):
             raise _bad(path, f"{name}_{part}", f"is of {array.dtype}")
     data, indices, indptr, shape = parts.values()
@@ -50,7 +56,7 @@ def csr(path: Path, arrays: dict[str, Any], name: str) -> Entries:
 
 
 def summed(matrix: Entries) -> Entries:
-    """The same matrix with each place at most once: entries of one place are added up."""
+    """The same matrix with at most one entry in each place: those of one place are added up."""
     m = matrix.shape[1]
     place = matrix.rows * m + matrix.columns
     if (place[1:] > place[:-1]).all():  # as SciPy writes it; sorting is slow
@@ -64,7 +70,7 @@ def dense(path: Path, array: np.ndarray) -> Entries:
     """The entries of a dense matrix that are not 0.
 
     Raises:
-      DataError: it is no matrix of finite numbers.
+      DataError: The array is not a matrix of finite numbers.
     """
     if array.ndim != 2 or array.dtype.kind not in "biuf" or 0 in array.shape:
         raise _bad(path, "attr_matrix", f"is {array.dtype} {array.shape}")
@@ -74,13 +80,20 @@ def dense(path: Path, array: np.ndarray) -> Entries:
 
 
 def check_labels(path: Path, labels: Any) -> np.ndarray:
-    """Labels, if they are integers `[n]` below n; -1 is no class.
+    """Makes sure that labels are integers `[n]` below n, where -1 is no class.
+
+    Returns:
+      The labels, int32.
 
     Raises:
-      DataError: they are something else.
+      DataError: They are something else.
     """
     if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise _bad(path, "labels", "are no integers, one a node")
+        what = "of objects" if not isinstance(labels, np.ndarray) else f"{labels.dtype}"
+        raise DataError(
+            f"{path}: labels are {what} {list(np.shape(labels))}, not one integer for each node: "
+            "store the number of each node's class, 0, 1, 2, ..., as integers [n]"
+        )
     n = len(labels)
     outside = labels[(labels < -1) | (labels >= n)]
     if not n or len(outside):

@@ -1,4 +1,4 @@
-"""Planetoid's graphs: eight files, six of them pickles, which are read without running code."""
+"""Planetoid's graphs: eight files, of which seven are pickles, read without running code."""
 
 import collections
 import io
@@ -17,10 +17,10 @@ _MAX_BYTES = 1 << 27  # of a file; the largest of the three common graphs has 16
 
 
 def planetoid_files(place: Path, name: str) -> list[Path]:
-    """The files of a graph, if they are in a folder.
+    """The eight files of a graph if they are in a folder, else an empty list.
 
     Raises:
-      DataError: only some of them are.
+      DataError: Only some of them are there.
     """
     paths = [place / f"ind.{name}.{part}" for part in _PARTS]
     missing = [path for path in paths if not path.is_file()]
@@ -30,13 +30,13 @@ def planetoid_files(place: Path, name: str) -> list[Path]:
 
 
 def read_planetoid(paths: list[Path]) -> tuple[Entries, Entries, np.ndarray]:
-    """Adjacency, features and labels from the files of `planetoid_files`.
+    """Reads adjacency, features and labels from the files of `planetoid_files`.
 
     `test.index` says which nodes the rows of tx are. CiteSeer's leaves out nodes that are in the
-    graph: they have no features, and the label -1.
+    graph: these have no features, and the label -1.
 
     Raises:
-      DataError: a file is damaged, would run code, or does not fit the others.
+      DataError: A file is damaged, would run code, or does not fit the others.
     """
     x, _, tx, ty, allx, ally, neighbours, index = (_path_content(path) for path in paths)
     del x  # the first rows of allx
@@ -109,14 +109,15 @@ def _unpickle(path: Path, content: bytes) -> Any:
         made = Unpickler(io.BytesIO(content), fix_imports=False, encoding="latin1").load()
     except Exception as error:  # a damaged pickle raises nearly anything
         raise DataError(
-            f"{path} is no pickle of plain arrays ({one_line(error)}): replace it with a good copy"
+            f"{path} is not a pickle of plain arrays ({one_line(error)}): replace it with a "
+            "good copy"
         ) from error
     return vars(made) if isinstance(made, Matrix) else made
 
 
 def _features(path: Path, state: Any) -> Entries:
     if not isinstance(state, dict):
-        raise DataError(f"{path} is a {type(state).__name__}, no sparse matrix: replace it")
+        raise DataError(f"{path} is a {type(state).__name__}, not a sparse matrix: replace it")
     parts = {f"x_{part}": state.get(part) for part in ("data", "indices", "indptr")}
     shape = state.get("_shape", state.get("shape"))
     if not isinstance(shape, tuple) or not all(isinstance(s, int) for s in shape):
@@ -129,11 +130,11 @@ def _features(path: Path, state: Any) -> Entries:
 def _labels(path: Path, array: Any, rows: int) -> np.ndarray:
     """The classes of one-hot rows; -1 where a row is 0."""
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "biuf":
-        raise DataError(f"{path} has no labels, one row a node: replace it")
+        raise DataError(f"{path} does not have labels, one row for each node: replace it")
     hot = array == 1
     if len(array) != rows or not ((array == 0) | hot).all() or (hot.sum(1) > 1).any():
         raise DataError(
-            f"{path} has {array.shape} labels, not one-hot for {rows} nodes: replace it"
+            f"{path} has labels {array.shape} that are not one-hot for {rows} nodes: replace it"
         )
     return np.where(hot.any(1), hot.argmax(1), -1).astype(np.int32)
 
@@ -145,7 +146,9 @@ def _test_index(path: Path, content: bytes, len_asked: int, first: int) -> np.nd
         raise DataError(f"{path} has {one_line(error)}: replace it with a good copy") from error
     end = first + len_asked + 10_000  # nodes that are left out; CiteSeer has 15
     if len(index) != len_asked or len(np.unique(index)) != len_asked or not len_asked:
-        raise DataError(f"{path} has not {len_asked} different numbers, as tx: replace it")
+        raise DataError(
+            f"{path} does not have {len_asked} different numbers, as tx has rows: replace it"
+        )
     if index.min() < first or index.max() >= end:
         raise DataError(f"{path} leaves {first}, ..., {end - 1}: replace it with a good copy")
     return index
@@ -153,7 +156,7 @@ def _test_index(path: Path, content: bytes, len_asked: int, first: int) -> np.nd
 
 def _edges(path: Path, neighbours: Any, n: int) -> Entries:
     if not isinstance(neighbours, dict) or not all(type(v) is list for v in neighbours.values()):
-        raise DataError(f"{path} is no dict of lists of neighbours: replace it with a good copy")
+        raise DataError(f"{path} is not a dict of lists of neighbours: replace it with a good copy")
     lengths = [len(v) for v in neighbours.values()]
     ends = [*neighbours, *(u for v in neighbours.values() for u in v)]
     if not all(isinstance(u, int | np.integer) and 0 <= u < n for u in ends):

@@ -1,4 +1,4 @@
-"""A graph made up on the spot: communities that share words."""
+"""A made-up graph: communities whose nodes share words."""
 
 import numpy as np
 
@@ -19,30 +19,35 @@ def block_graph(
     words_per_node: int = 10,
     on_topic: float = 0.25,
 ) -> Graph:
-    """A stochastic block model whose nodes have the words of their class, made on the host.
+    """Makes a stochastic block model whose nodes have the words of their class, on the host.
 
-    Every node is in a class, drawn uniformly. An edge leads from a random node to a node of the
-    same class with probability `within`, else to any node. A node draws its words from those of its
-    class with probability `on_topic`, else from all. The words of a class are a random subset of
-    the topical ones; the others say nothing, and that is what can be learned from other classes. A
-    feature is 1 where a node has a word.
+    Each node is in a class, drawn uniformly. An edge leads from a random node to a node of the same
+    class with probability `within`, and otherwise to any node. A node draws each word from those of
+    its class with probability `on_topic`, and otherwise from all words. The words of a class are a
+    random subset of the topical words. The other words say nothing about the class; which words are
+    topical can be learned from other classes. A feature is 1 where a node has the word.
 
-    A million edges take some seconds, and memory for the dense averages `[nodes, words]`.
+    A million edges take some seconds, and the dense averages `[nodes, words]` take memory.
 
     Args:
-      seed: the whole graph is a function of it and of the sizes.
-      nodes, classes, words: their numbers.
-      degree: edges that are drawn per node, times two; repetitions count once.
-      within: probability that an edge stays in its class by design.
-      topical_words: how many of the words classes choose from.
-      words_per_class: how many each chooses.
-      words_per_node: words that a node draws; repetitions count once.
-      on_topic: probability that a word is drawn from the class's vocabulary.
+      seed: The seed; the whole graph is a function of it and of the other arguments.
+      nodes: The number of nodes.
+      classes: The number of classes.
+      degree: Twice the number of edges that are drawn for each node. Repeated edges count once.
+      within: The probability that an edge is drawn to a node of the same class.
+      words: The number of words, which is the number of features.
+      topical_words: The number of words that classes choose theirs from.
+      words_per_class: The number of words that each class chooses.
+      words_per_node: The number of words that each node draws. Repeated words count once.
+      on_topic: The probability that a node draws a word from those of its class.
+
+    Returns:
+      The graph, whose arrays are NumPy's.
 
     Raises:
-      ValueError: a count is below 1, or more words are to be chosen than there are.
+      ValueError: When a count is below 1, or more words are to be chosen than there are.
 
-    Reference: Holland et al., 1983, doi 10.1016/0378-8733(83)90021-7.
+    Reference: Holland et al. 1983, doi 10.1016/0378-8733(83)90021-7.
     """
     if (
         min(nodes, classes, words_per_node) < 1
@@ -50,7 +55,7 @@ def block_graph(
     ):
         raise ValueError(
             f"{nodes=}, {classes=}, {words_per_node=}, {words_per_class=}, {topical_words=}, "
-            f"{words=}: each must be at least 1, and the last three must not fall"
+            f"{words=}: give at least 1 of each, and words_per_class <= topical_words <= words"
         )
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=nodes)

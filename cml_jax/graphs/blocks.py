@@ -1,4 +1,4 @@
-"""Sums over as many blocks as there are: ragged work in compiled programs."""
+"""Sums over a number of blocks that is only known when a compiled program runs."""
 
 from collections.abc import Callable
 
@@ -14,23 +14,24 @@ def sum_blocks(
     params: PyTree,
     constants: PyTree,
 ) -> PyTree:
-    """Adds up the first `count` blocks, and computes no others.
+    """The sum of the first `count` blocks; only these are computed.
 
         sum_{i < count} function(params, constants, i)
 
-    Differentiable any number of times with respect to `params` in reverse mode, as `lax.fori_loop`
-    with a traced bound is not: the derivative is such a sum too, of blocks that are computed again,
-    so that memory does not grow with `count`.
+    It has reverse-mode derivatives of any order with respect to `params`, which `lax.fori_loop`
+    with a traced bound has not. The derivative is such a sum too, of blocks that are computed
+    again, so that memory does not grow with `count`.
 
     Args:
-      function: to floating arrays; 0 for blocks behind `count`, which are computed under `vmap`,
-        where all go as far as the longest.
-      count: int32, may be traced.
-      params: floating arrays.
-      constants: any arrays; they count as constants of every derivative.
+      function: A function of params, constants and the number of a block (an int32 scalar) to a
+        tree of floating arrays. It must return zeros for blocks after `count`: under `vmap` these
+        are computed up to the largest count of all.
+      count: The number of blocks, an int32 scalar that may be traced.
+      params: A tree of floating arrays.
+      constants: A tree of any arrays. They are constants of every derivative.
 
     Returns:
-      The sum, as `function` returns it.
+      The sum, a tree like what `function` returns.
     """
 
     @jax.custom_vjp
@@ -60,8 +61,8 @@ def sum_blocks(
 
 @jax.custom_batching.custom_vmap
 def _largest(count):
-    """`count`; under vmap the largest, so that the loop's end is not batched: else each step would
-    select between the sums before and after, a copy each."""
+    """The count itself, and under `vmap` the largest of all: with a batched end of the loop, each
+    step would select between the sums before and after it, at a copy each."""
     return count
 
 

@@ -1,4 +1,4 @@
-"""Sparse matrices by rows: products with dense ones, and a few rows of a large one."""
+"""Sparse matrices stored by rows: products with dense arrays, and some rows of a large one."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -17,37 +17,55 @@ _BLOCK = 1024  # entries at a time
 )
 @dataclass(frozen=True)
 class Sparse:
-    """A matrix `[n, m]` by its z entries, in the order of rows; entry e is
-    (rows[e], columns[e], values[e]).
+    """A matrix `[n, m]`, stored by its z entries in the order of their rows.
 
     Attributes:
-      rows, columns: int32 `[z]`; `rows` is sorted.
-      values: float32 `[z]`.
-      starts: int32 `[n + 1]`; row i is the entries starts[i] to starts[i + 1].
-      shape: (n, m), static.
+      rows: The row of each entry, int32 `[z]`, sorted.
+      columns: The column of each entry, int32 `[z]`.
+      values: The value of each entry, float32 `[z]`.
+      starts: Where each row starts, int32 `[n + 1]`: row i has the entries from starts[i] up to
+        starts[i + 1], the last one excluded.
+      shape: The static (n, m).
     """
 
-    rows: jax.Array
-    columns: jax.Array
-    values: jax.Array
-    starts: jax.Array
+    rows: jax.Array | np.ndarray
+    columns: jax.Array | np.ndarray
+    values: jax.Array | np.ndarray
+    starts: jax.Array | np.ndarray
     shape: tuple[int, int]
 
 
 def sparse(
     rows: np.ndarray, columns: np.ndarray, values: np.ndarray, shape: tuple[int, int]
 ) -> Sparse:
-    """A `Sparse` of entries in any order, made on the host.
+    """Makes a `Sparse` of entries in any order, on the host.
 
     Args:
-      rows, columns: integers `[z]`, each place at most once.
-      values: `[z]`.
-      shape: (n, m).
+      rows: The row of each entry, integers `[z]` from 0 to n - 1.
+      columns: The column of each entry, integers `[z]` from 0 to m - 1.
+      values: The value of each entry, `[z]`.
+      shape: The shape (n, m) of the matrix.
+
+    Returns:
+      The matrix, whose arrays are NumPy's.
 
     Raises:
-      ValueError: two entries are at one place.
+      ValueError: When two entries are at the same place, or one is outside the matrix.
+
+    >>> matrix = sparse([1, 0], [0, 2], [5.0, 7.0], (2, 3))
+    >>> print(matrix.rows, matrix.columns, matrix.values, matrix.starts)
+    [0 1] [2 0] [7. 5.] [0 1 2]
+    >>> print(matmul(matrix, jnp.array([1.0, 2.0, 3.0])))
+    [21.  5.]
     """
-    place = np.asarray(rows, np.int64) * shape[1] + np.asarray(columns, np.int64)
+    rows, columns, values = np.asarray(rows), np.asarray(columns), np.asarray(values)
+    for name, given, size in (("row", rows, shape[0]), ("column", columns, shape[1])):
+        if len(outside := given[(given < 0) | (given >= size)]):
+            raise ValueError(
+                f"an entry is in {name} {outside[0]} of a matrix of shape {tuple(shape)}: correct "
+                "the entry, or the shape"
+            )
+    place = rows.astype(np.int64) * shape[1] + columns
     # What comes from files is in order already, and sorting is slow.
     order = slice(None)
     if not (place[1:] > place[:-1]).all():
@@ -62,19 +80,19 @@ def sparse(
         columns[order].astype(np.int32),
         values[order].astype(np.float32),
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
-        tuple(shape),
+        (shape[0], shape[1]),
     )
 
 
 def matmul(matrix: Sparse, dense: jax.Array) -> jax.Array:
-    """`matrix @ dense`.
+    """The product of a sparse matrix and a dense array, `matrix @ dense`.
 
     Args:
-      matrix: `[n, m]`.
-      dense: `[m, ...]`.
+      matrix: The sparse matrix `[n, m]`.
+      dense: The dense array `[m, ...]`.
 
     Returns:
-      `[n, ...]`.
+      A dense array `[n, ...]`.
     """
     values = jnp.expand_dims(matrix.values, range(1, dense.ndim))
     return jax.ops.segment_sum(
@@ -83,26 +101,35 @@ def matmul(matrix: Sparse, dense: jax.Array) -> jax.Array:
 
 
 def count_entries(matrix: Sparse, rows: jax.Array) -> jax.Array:
-    """How many entries the rows (int32 `[k]`, may repeat) have together."""
+    """The number of entries that some rows have together.
+
+    Args:
+      matrix: The sparse matrix `[n, m]`.
+      rows: The rows, int32 `[k]`; a row that repeats counts as often.
+
+    Returns:
+      An int32 scalar.
+    """
     return jnp.sum(matrix.starts[rows + 1] - matrix.starts[rows])
 
 
 def entries(
     matrix: Sparse, rows: jax.Array, begin: jax.typing.ArrayLike, size: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A block of the entries of a few rows, which stand one row after the other.
+    """A block of the entries of some rows, taken one row after the other.
 
     Args:
-      matrix: `[n, m]`.
-      rows: int32 `[k]`; may repeat.
-      begin: the place of the block's first entry, may be traced.
-      size: of the block, static.
+      matrix: The sparse matrix `[n, m]`.
+      rows: The rows, int32 `[k]`; a row may repeat.
+      begin: The number of entries before the block, an int32 that may be traced.
+      size: The number of entries in the block, static.
 
     Returns:
-      (place, column, value), `[size]` each: entry e is `value[e]` in column `column[e]` of the row
-      `rows[place[e]]`. Behind the last entry of the last row values are 0.
+      Three arrays `[size]`: place (int32), column (int32) and value (float32). Entry e of the block
+      is `value[e]` in column `column[e]` of row `rows[place[e]]`. After the last entry of the last
+      row the values are 0.
     """
-    matrix = jax.tree.map(jnp.asarray, matrix)  # NumPy's arrays take no traced index
+    matrix = jax.tree.map(jnp.asarray, matrix)  # NumPy's arrays cannot take a traced index
     first = matrix.starts[rows]
     ends = jnp.cumsum(matrix.starts[rows + 1] - first)
     e = begin + jnp.arange(size, dtype=jnp.int32)
@@ -115,11 +142,14 @@ def entries(
 
 
 def dense_rows(matrix: Sparse, rows: jax.Array) -> jax.Array:
-    """`matrix[rows]` as a dense `[k, m]`.
+    """Some rows of a sparse matrix as a dense array, `matrix[rows]`.
 
     Args:
-      matrix: `[n, m]`.
-      rows: int32 `[k]`; may repeat.
+      matrix: The sparse matrix `[n, m]`.
+      rows: The rows, int32 `[k]`; a row may repeat.
+
+    Returns:
+      A dense array `[k, m]`, float32.
     """
 
     def add(block, dense):

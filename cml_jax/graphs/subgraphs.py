@@ -1,4 +1,4 @@
-"""The neighbourhood of every node, cut down to a size that every node's fits in."""
+"""The neighbourhood of each node, cut down to a size that is the same for all nodes."""
 
 from typing import NamedTuple
 
@@ -12,24 +12,30 @@ _MAX_ENTRIES = 1 << 30  # of the table of all nodes
 
 
 class Subgraphs(NamedTuple):
-    """What G-Meta reads of the nodes' subgraphs: arrays that enter a compiled program, once.
+    """What G-Meta reads of the subgraphs of all nodes: arrays that enter a compiled program, once.
 
     Attributes:
-      neighbours: int32 `[n, rows, k]`, for each row of a node's subgraph the nodes whose features
-        it adds up; n where there are fewer.
-      scales: float32 `[n, rows]`, what that sum is multiplied with.
-      weights: float32 `[n, rows]`, how much a row counts in the mean over the second layer.
-      features: `[n + 1, F]`, the graph's, dense, and a row of zeros; uint8 where no value is lost.
+      neighbours: The nodes whose features each row of a node's subgraph adds up, int32
+        `[n, rows, k]`; n where there are fewer than k.
+      scales: The factor of each of these sums, float32 `[n, rows]`.
+      weights: The weight of each row in the mean over the second layer, float32 `[n, rows]`.
+      features: The features of the graph, dense, and a row of zeros, `[n + 1, F]`; uint8 where no
+        value is lost, else float32.
     """
 
-    neighbours: jax.Array
-    scales: jax.Array
-    weights: jax.Array
-    features: jax.Array
+    neighbours: jax.Array | np.ndarray
+    scales: jax.Array | np.ndarray
+    weights: jax.Array | np.ndarray
+    features: jax.Array | np.ndarray
 
 
 class Subgraph(NamedTuple):
-    """The subgraphs of n nodes: `rows` float32 `[n, rows, F]` and `weights` float32 `[n, rows]`."""
+    """The subgraphs of n nodes.
+
+    Attributes:
+      rows: The averaged features of each node of a subgraph, float32 `[n, rows, F]`.
+      weights: The weight of each of these rows, float32 `[n, rows]`.
+    """
 
     rows: jax.Array
     weights: jax.Array
@@ -38,33 +44,37 @@ class Subgraph(NamedTuple):
 def subgraphs(
     graph: Graph, *, nodes: int | None = 64, neighbours: int | None = 32, seed: int = 0
 ) -> Subgraphs:
-    """The two-hop subgraph of every node, made on the host.
+    """Makes the two-hop subgraph of every node, on the host.
 
-    S are the nodes at most two edges away, A_S = adjacency[S, S], not normalised again, and
+    S are the nodes at most two edges away, A_S = adjacency[S, S], which is not normalised again,
+    and
 
         mean(A_S relu(A_S X_S W1 + b1) W2 + b2) = (c' relu(A_S X_S W1 + b1)) W2 + b2,
         c = A_S' 1 / |S|
 
-    so that all there is to know of a subgraph are the rows of A_S X_S and their weights c. Both
-    are exact where S has at most `nodes` nodes and a row at most `neighbours` entries. Of a larger
-    S, `nodes` rows are drawn with probabilities p proportional to c (but at most 1) and weighted
-    by c / p: the weighted sum keeps its expectation, and the rows that weigh most are always there.
-    Of a longer row `neighbours` entries are drawn and their sum is scaled up: the row keeps its
-    expectation, but what the ReLU makes of it does not. A draw is fixed: the same node has the same
-    subgraph in every task.
+    so that the rows of A_S X_S and their weights c are all that a network reads of a subgraph. Both
+    are exact where S has at most `nodes` nodes and a row has at most `neighbours` entries. From a
+    larger S, `nodes` rows are drawn with probabilities p proportional to c (but at most 1) and
+    weighted by c / p: the weighted sum keeps its expectation, and the rows of the largest weights
+    are always there. From a longer row, `neighbours` entries are drawn and their sum is scaled up:
+    the row keeps its expectation, but its ReLU does not. The draws are made once: a node has the
+    same subgraph in every task.
 
-    TLP-FSNC takes all of S, and G-Meta's own code keeps the edges among 1,000 nodes drawn
-    uniformly. A drawn node then loses most of its neighbours, which is no small change: the rows
-    are not normalised again, so they shrink.
+    TLP-FSNC takes all of S. G-Meta's own code keeps the edges among 1,000 nodes drawn uniformly, so
+    that a drawn node loses most of its neighbours; since its rows are not normalised again, they
+    shrink.
 
     Args:
-      graph: undirected, as `cml_jax.graphs.graph.graph` makes it.
-      nodes: rows of a subgraph at most; None keeps all.
-      neighbours: entries of a row at most; None keeps all.
-      seed: of the draws.
+      graph: An undirected graph, as `cml_jax.graphs.graph` makes it.
+      nodes: The largest number of rows in a subgraph; None keeps all.
+      neighbours: The largest number of entries in a row; None keeps all.
+      seed: The seed of the draws.
+
+    Returns:
+      The subgraphs of all nodes, whose arrays are NumPy's.
 
     Raises:
-      ValueError: a cap is below 1, or too high for so large a graph.
+      ValueError: When a cap is below 1, or too high for a graph of this size.
 
     Reference: Huang & Zitnik 2020, https://arxiv.org/abs/2006.07889; the mean over a subgraph:
     https://github.com/Zhen-Tan-dmml/TLP-FSNC.
@@ -96,11 +106,14 @@ def subgraphs(
 
 
 def subgraphs_of(table: Subgraphs, nodes: jax.Array) -> Subgraph:
-    """The subgraphs of a few nodes. No weight of a network is in them: make them once a task.
+    """The subgraphs of some nodes. No weight of a network is in them: make them once for each task.
 
     Args:
-      table: of all nodes.
-      nodes: int32 `[n]`.
+      table: The subgraphs of all nodes.
+      nodes: The nodes, int32 `[n]`.
+
+    Returns:
+      The subgraphs of these nodes, in their order.
     """
     table = jax.tree.map(jnp.asarray, table)
     neighbours, scales = table.neighbours[nodes], table.scales[nodes]
@@ -115,19 +128,19 @@ def subgraphs_of(table: Subgraphs, nodes: jax.Array) -> Subgraph:
 
 
 def _check_size(edges, nodes, neighbours):
-    """Before the work: the table may not have more than 2^30 entries, 4 GB."""
+    """Refuses a table of more than 2^30 entries, 4 GB, before it is computed."""
     n = len(edges.degree)
     two_hops = np.add.reduceat(edges.degree[edges.columns], edges.starts[:-1], dtype=np.int64)
     rows, longest = min(nodes, n, two_hops.max()), min(neighbours, edges.degree.max())
     if n * int(rows) * int(longest) > _MAX_ENTRIES:
         raise ValueError(
             f"{n} subgraphs of {rows} rows of {longest} neighbours are over {_MAX_ENTRIES} "
-            "entries: lower nodes or neighbours, as to 32 and 16"
+            "entries: lower nodes or neighbours, for example to 32 and 16"
         )
 
 
 class _Edges(NamedTuple):
-    """A graph by rows, and room for a node's subgraph: both arrays are 0 between two nodes."""
+    """A graph by rows, and two arrays to work in, which are 0 between two nodes."""
 
     starts: np.ndarray
     columns: np.ndarray
@@ -137,8 +150,8 @@ class _Edges(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """The rows of one subgraph, as `Subgraphs` has them; the neighbours of all stand one after
-    the other, `lengths` of them each."""
+    """The rows of one subgraph, as `Subgraphs` has them. The neighbours of all rows follow one
+    another; `lengths` says how many each row has."""
 
     scales: np.ndarray
     weights: np.ndarray
@@ -167,7 +180,7 @@ def _reached(edges, v):
     """The nodes at most two edges from v, sorted."""
     near, _ = _entries(edges, np.array([v]))
     edges.inside[_entries(edges, near)[0]] = True
-    # A look at every node, a byte each: for up to a million it costs less than sorting.
+    # This reads a byte for each node of the graph; up to a million it costs less than sorting.
     reached = np.flatnonzero(edges.inside)
     edges.inside[reached] = False
     return reached
@@ -183,22 +196,22 @@ def _weights(edges, reached):
 
 
 def _draw_rows(weights, left, count, rng):
-    """Which rows, and the probability of each: proportional to weight, at most 1."""
+    """The rows that are drawn, and the probabilities of all: proportional to weight, at most 1."""
     p = _inclusion(weights, count)
-    # In an order in which neighbouring rows are alike: by how much of a row is left in S.
+    # A systematic draw is even over similar rows: sort them by how much of a row is left in S.
     order = np.argsort(left, kind="stable")
     return order[_systematic(p[order], rng)][:count], p
 
 
 def _systematic(p, rng):
-    """One where the running sum of probabilities, from a random start, passes a whole number."""
+    """True where the running sum of probabilities, from a random start, passes a whole number."""
     ends = np.floor(np.cumsum(p) + rng.random())
     return np.diff(ends, prepend=0) > 0
 
 
 def _draw_neighbours(lengths, kept, rng):
-    """Places of `kept` entries of each row, at even distances from a random start; all of them, in
-    order, where all are kept. Rows stand one after the other."""
+    """The places of `kept` entries of each row, at even distances from a random start; all of them,
+    in order, where all are kept. The rows follow one another."""
     slot = np.arange(kept.sum()) - np.repeat(np.cumsum(kept) - kept, kept)
     place = (slot + np.repeat(rng.random(len(kept)), kept)) * np.repeat(lengths / kept, kept)
     place = np.minimum(place.astype(np.int32), np.repeat(lengths, kept) - 1)

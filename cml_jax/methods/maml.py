@@ -47,8 +47,8 @@ def maml(
 
     Raises:
       ValueError: when there is not one of learning_rate and optimizer; in `adapt`, when num_steps
-        is negative, learning_rate or adapts is no prefix of the parameters, or `optimizer` is not
-        differentiable (`cml_jax.inner.check_differentiable`) and the order is the second.
+        is negative, learning_rate or adapts is no prefix of the parameters, or the update of
+        `optimizer` has no finite derivative (`cml_jax.inner.check_differentiable`).
 
     Reference: Finn et al. 2017, https://arxiv.org/abs/1703.03400, algorithm 2.
     """
@@ -64,8 +64,10 @@ def maml(
 
     def adapt(params, support):
         base = params["base"]
-        if optimizer is not None and (isinstance(first_order, jax.Array) or not first_order):
-            check_differentiable(optimizer, select(adapts, base))
+        if optimizer is not None:
+            # A traced order may turn out to be the second.
+            first = not isinstance(first_order, jax.Array) and bool(first_order)
+            check_differentiable(optimizer, select(adapts, base), first_order=first)
         adapted = gradient_descent(
             loss_on(model, loss, support),
             base,

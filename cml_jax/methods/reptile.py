@@ -26,7 +26,8 @@ def reptile(
       model: the network.
       loss: `(outputs, targets) -> scalar` of the inner loop.
       optimizer: of the inner loop; a fresh state for every task (`reptile_released` carries it from
-        task to task). One without a finite derivative at zero will do: the order is the first.
+        task to task). One without a finite derivative at zero will do: the gradients and parameters
+        that its update reads are constants.
       num_steps: inner steps, static.
 
     Returns:
@@ -41,11 +42,15 @@ def reptile(
     def init(key, inputs):
         return {"base": model.init(key, inputs)}
 
+    def update(updates, state, params=None):
+        # Constants, as the gradients: `d theta' / d theta` is the identity and cannot be NaN.
+        return optimizer.update(updates, state, jax.lax.stop_gradient(params))
+
     def adapt(params, support):
         adapted = gradient_descent(
             loss_on(model, loss, support),
             params["base"],
-            optimizer,
+            optax.GradientTransformation(optimizer.init, update),
             num_steps,
             first_order=True,
             first_step=0,
@@ -62,7 +67,7 @@ def reptile(
             params["base"],
             adapted.params,
         )
-        value = sum(jax.tree.leaves(gap)) / 2
+        value = jnp.asarray(sum(jax.tree.leaves(gap))) / 2
         return value, {"loss": value}
 
     return Method(init, adapt, predict, objective)

@@ -52,14 +52,20 @@ def sharp_maml(
     def adapt(params, support):
         base, support_loss = params["base"], loss_on(model, loss, support)
 
-        def sharpen(gradients, number, fast):
-            fast, frozen = jax.lax.stop_gradient((fast, base)) if first_order else (fast, base)
-            perturbed = perturb(fast, gradients, radius)
-            # With the noise of the gradient that perturbed: both are of one loss.
-            at = jax.grad(lambda fast: support_loss(merge(fast, frozen), number))(perturbed)
-            return at, number + 1
+        def start(params):
+            del params
+            return jnp.zeros((), jnp.int32)
 
-        sharper = optax.GradientTransformation(lambda _: jnp.zeros((), jnp.int32), sharpen)
+        def sharpen(updates, state, params=None):
+            fast, frozen = (params, base)
+            if first_order:
+                fast, frozen = jax.lax.stop_gradient((fast, frozen))
+            perturbed = perturb(fast, updates, radius)
+            # With the noise of the gradient that perturbed: both are of one loss.
+            at = jax.grad(lambda fast: support_loss(merge(fast, frozen), state))(perturbed)
+            return at, state + 1
+
+        sharper = optax.GradientTransformation(start, sharpen)
         adapted = gradient_descent(
             support_loss,
             base,

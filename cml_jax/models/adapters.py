@@ -141,7 +141,8 @@ def from_nnx(
         body_key, head_key = jax.random.split(key)
         return {"body": init_one(body, body_key), "head": init_one(head, head_key)}
 
-    return Model(init, *_apply_and_layers(*graphs, _call_nnx, takes_noisy=False))
+    apply_and_layers = _apply_and_layers(graphs[0], graphs[1], _call_nnx, takes_noisy=False)
+    return Model(init, *apply_and_layers)
 
 
 def _apply_and_layers(body, head, call, takes_noisy):

@@ -1,4 +1,4 @@
-"""The array operations whose derivatives decide the speed."""
+"""Convolution, pooling and normalisation, whose derivatives decide the speed of meta-learning."""
 
 from cml_jax.ops.conv import conv
 from cml_jax.ops.norm import batch_norm

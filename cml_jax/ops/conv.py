@@ -8,40 +8,65 @@ from jax import lax
 
 from cml_jax.ops import patches, winograd
 
-# On CPU one block of images at a time: its patches have to stay in the cache.
+# On CPU one block of images is convolved at a time, whose patches have to stay in the cache.
 _BLOCK_BYTES = 8 * 2**20
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Convolves images with a kernel, zero padding `k // 2` on all sides.
+    """Two-dimensional convolution of images with a kernel, zero padding `k // 2` on all sides.
 
-    `y[n, i, j, f] = sum_{a, b, c} x[n, i * stride + a - kh // 2, j * stride + b - kw // 2, c]
-    * kernel[a, b, c, f]`
+        y[n, i, j, f] = sum_{a, b, c} x[n, i * stride + a - kh // 2, j * stride + b - kw // 2, c]
+                        * kernel[a, b, c, f]
 
     A convolution is linear in each argument, and the derivatives of it and of its weight gradient
     are these two again. Each has its derivative written with the pair, so that under `vmap` with a
-    kernel per task, at any order, XLA on CPU sees batched matrix products; the convolutions it
+    kernel per task, at any order, XLA on CPU sees batched matrix products; the convolutions that it
     would build from `lax.conv_general_dilated` are many times slower.
 
-    Reverse mode of any order; no forward mode (`jax.jvp`), which `jax.custom_vjp` excludes.
+    It has reverse-mode derivatives of any order, but no forward mode (`jax.jvp`), which
+    `jax.custom_vjp` excludes.
 
     Args:
-      x: `[n, h, w, c]`, any float dtype.
-      kernel: `[kh, kw, c, f]`, odd sizes, x's dtype.
-      stride: of both axes.
+      x: The images `[n, h, w, c]`, of any floating dtype.
+      kernel: The kernel `[kh, kw, c, f]`, with odd kh and kw and the dtype of `x`.
+      stride: The stride of both axes, a static integer from 1.
 
     Returns:
-      `[n, ceil(h / stride), ceil(w / stride), f]`.
+      An array `[n, ceil(h / stride), ceil(w / stride), f]`.
 
     Raises:
-      ValueError: the kernel has an even size, or another number of channels than `x`.
+      ValueError: When the shapes do not fit, the kernel has an even size, the images are integers
+        or the stride is below 1.
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.arange(9.0).reshape(1, 3, 3, 1)
+    >>> sums = conv(x, jnp.ones((3, 3, 1, 1)))  # of each pixel and its neighbours
+    >>> print(sums[0, :, :, 0])
+    [[ 8. 15. 12.]
+     [21. 36. 27.]
+     [20. 33. 24.]]
+    >>> print(conv(x, jnp.ones((3, 3, 1, 4)), stride=2).shape)
+    (1, 2, 2, 4)
     """
-    if kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
-        raise ValueError(f"kernel of size {kernel.shape[:2]}: use odd sizes, such as (3, 3)")
-    if x.shape[-1] != kernel.shape[2]:
+    if x.ndim != 4 or kernel.ndim != 4:
         raise ValueError(
-            f"x has {x.shape[-1]} channels but the kernel takes {kernel.shape[2]}: "
-            "shapes are [n, h, w, c] and [kh, kw, c, f]"
+            f"x of shape {x.shape} and a kernel of shape {kernel.shape}: give [n, h, w, c] and "
+            "[kh, kw, c, f]; a single image has n = 1, a grey one c = 1"
+        )
+    if kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
+        raise ValueError(f"a kernel of size {kernel.shape[:2]}: use odd sizes, such as (3, 3)")
+    if stride < 1:
+        raise ValueError(f"{stride=} but a convolution moves by at least 1: raise it")
+    if x.shape[-1] != kernel.shape[2]:
+        first = ", or move them last by jnp.moveaxis(x, 1, -1)" * (x.shape[1] == kernel.shape[2])
+        raise ValueError(
+            f"x of shape {x.shape} has {x.shape[-1]} channels in its last axis but the kernel "
+            f"takes {kernel.shape[2]}: give images with as many as the kernel was made for{first}"
+        )
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"x is {x.dtype} but a convolution takes floating images: convert them first, as by "
+            "x.astype(jnp.float32) / 255"
         )
     return _conv(x, kernel, stride)
 
@@ -65,7 +90,7 @@ def _weight_gradient(x, g, size, stride):
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _input_gradient(g, kernel, shape, stride):
-    """The cotangent of an input of shape `[h, w]`."""
+    """The cotangent of an input whose height and width are `shape`."""
     return lax.platform_dependent(
         g,
         kernel,
@@ -142,12 +167,13 @@ def _weight_gradient_cpu(x, g, size, stride):
 
 
 def _winograd_pays(shape, stride, dtype):
-    # Few channels make products too thin, and the sums of four lose bits that bfloat16 lacks.
+    # Few channels make the products too thin, and sums of four lose bits that bfloat16 lacks.
     return stride == 1 and shape[:2] == (3, 3) and min(shape[2:]) >= 16 and dtype.itemsize >= 4
 
 
 def _blocks(x, size):
-    """The least number of equal blocks of images whose patches fit, at most one image a block."""
+    """The least number of equal blocks of images such that the patches of a block fit into
+    `_BLOCK_BYTES`, or one block for each image."""
     n, height, width, channels = x.shape
     patches_bytes = n * size[0] * size[1] * height * width * channels * x.dtype.itemsize
     least = min(n, -(-patches_bytes // _BLOCK_BYTES))
@@ -177,7 +203,7 @@ def _input_gradient_xla(g, kernel, shape, stride):
 
 
 def _turned(kernel):
-    """The kernel that carries cotangents back: half a turn, and the channels exchanged."""
+    """The kernel that carries cotangents back: turned by half, its channels exchanged."""
     return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
 
 

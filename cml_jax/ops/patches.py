@@ -1,4 +1,4 @@
-"""Convolution and its weight gradient as patches and one matrix product, any size and stride."""
+"""Convolution and its derivatives as patches and one matrix product, for any size and stride."""
 
 import jax
 import jax.numpy as jnp
@@ -7,33 +7,33 @@ from jax import lax
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """`patches(x) @ kernel`.
+    """The convolution, `patches(x) @ kernel`.
 
     Args:
-      x: `[n, h, w, c]`.
-      kernel: `[kh, kw, c, f]`.
-      stride: of both axes.
+      x: The images `[n, h, w, c]`.
+      kernel: The kernel `[kh, kw, c, f]`.
+      stride: The stride of both axes.
 
     Returns:
-      `[n, ceil(h / stride), ceil(w / stride), f]`.
+      An array `[n, ceil(h / stride), ceil(w / stride), f]`.
     """
-    patches = _patches(x, kernel.shape[:2], stride)
+    patches = _patches(x, (kernel.shape[0], kernel.shape[1]), stride)
     return jnp.tensordot(patches, kernel.reshape(-1, kernel.shape[-1]), 1)
 
 
 def conv_weight_gradient(
     x: jax.Array, g: jax.Array, size: tuple[int, int], stride: int
 ) -> jax.Array:
-    """`patches(x)^T @ g`.
+    """The gradient of the convolution with respect to its kernel, `patches(x)^T @ g`.
 
     Args:
-      x: `[n, h, w, c]`.
-      g: `[n, ho, wo, f]`, a cotangent of the convolution's output.
-      size: `(kh, kw)`.
-      stride: of both axes.
+      x: The images `[n, h, w, c]`.
+      g: A cotangent of the convolution's output, `[n, ho, wo, f]`.
+      size: The height and width of the kernel.
+      stride: The stride of both axes.
 
     Returns:
-      `[kh, kw, c, f]`.
+      An array `[kh, kw, c, f]`.
     """
     patches = _patches(x, size, stride)
     channels, features = x.shape[-1], g.shape[-1]
@@ -49,27 +49,28 @@ def conv_weight_gradient(
 def conv_input_gradient(
     g: jax.Array, kernel: jax.Array, shape: tuple[int, int], stride: int
 ) -> jax.Array:
-    """The gradient of the convolution in its input, without the zeros that a stride spreads.
+    """The gradient of the convolution with respect to its input.
 
-    Of the kernel's rows a pixel in row `s * i + r` meets only those with `a = r + kh // 2` modulo
-    the stride s, so the pixels of each remainder (and likewise of the columns) are patches of `g`
-    and one product with that part of the kernel: together as many products as the convolution has.
+    A pixel in row `s * i + r` meets only the rows a of the kernel with `a = r + kh // 2` modulo the
+    stride s. So the pixels of one remainder r (and likewise of the columns) are patches of `g` and
+    one product with that part of the kernel. Together these are as many products as the
+    convolution has; none is with a zero that the stride would spread.
 
     Args:
-      g: `[n, ho, wo, f]`, a cotangent of the convolution's output.
-      kernel: `[kh, kw, c, f]`.
-      shape: `(h, w)` of the input.
-      stride: of both axes.
+      g: A cotangent of the convolution's output, `[n, ho, wo, f]`.
+      kernel: The kernel `[kh, kw, c, f]`.
+      shape: The height and width of the input.
+      stride: The stride of both axes.
 
     Returns:
-      `[n, h, w, c]`.
+      An array `[n, h, w, c]`.
     """
     outs = [-(-size // stride) for size in shape]
     reach = max(kernel.shape[:2]) // stride + 1
     g = lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *[(reach, reach, 0)] * 2, (0, 0, 0)])
 
     def taps(k, r):
-        """The kernel's places that remainder r meets, and how far from it each reads."""
+        """The places of the kernel that remainder r meets, and where in `g` each reads from."""
         places = [a for a in range(k) if (r + k // 2 - a) % stride == 0]
         return places, [reach + (r + k // 2 - a) // stride for a in places]
 

@@ -17,14 +17,14 @@ from jax import lax
 
 
 def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The convolution, zero padding 1.
+    """The convolution of stride 1 with zero padding 1.
 
     Args:
-      x: `[n, h, w, c]`.
-      kernel: `[3, 3, c, f]`.
+      x: The images `[n, h, w, c]`.
+      kernel: The kernel `[3, 3, c, f]`.
 
     Returns:
-      `[n, h, w, f]`.
+      An array `[n, h, w, f]`.
     """
     n, height, width, _ = x.shape
     rows, columns = _tiles(x)
@@ -36,14 +36,14 @@ def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def conv_weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
-    """The gradient of the convolution in its kernel.
+    """The gradient of the convolution with respect to its kernel.
 
     Args:
-      x: `[n, h, w, c]`.
-      g: `[n, h, w, f]`, a cotangent of the convolution's output.
+      x: The images `[n, h, w, c]`.
+      g: A cotangent of the convolution's output, `[n, h, w, f]`.
 
     Returns:
-      `[3, 3, c, f]`.
+      An array `[3, 3, c, f]`.
     """
     product = _batched_product(_tiled_input(x), _tiled_cotangent(g), 1)
     return _two_axes(_g_transposed, product.reshape(4, 4, *product.shape[1:]), (0, 1))

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import core
 
-from cml_jax.tasks.members import Members, consecutive_members, draw_ids
+from cml_jax.tasks.members import Array, Members, consecutive_members, draw_ids
 from cml_jax.types import Batch, Task
 
 
@@ -17,7 +18,7 @@ class ImagePool(NamedTuple):
       members: The ids of each class's images, in 0, ..., N - 1.
     """
 
-    pixels: jax.Array
+    pixels: Array
     members: Members
 
 
@@ -95,7 +96,7 @@ def episodes(
     if rotations:
         episode = jax.vmap(_quarter_turns)(episode, drawn.copies)
     episode = episode.astype(jnp.float32) / 255
-    if isinstance(members.counts, jax.core.Tracer):
+    if isinstance(members.counts, core.Tracer):
         enough = members.counts[drawn.classes] >= shots + queries
         episode = jnp.where(enough[:, None, None, None, None], episode, jnp.nan)
 

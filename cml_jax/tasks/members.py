@@ -6,6 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import core
+
+Array = jax.Array | np.ndarray
 
 
 class Members(NamedTuple):
@@ -18,8 +21,8 @@ class Members(NamedTuple):
       counts: int32 `[classes]`, the number of examples of each class.
     """
 
-    ids: jax.Array
-    counts: jax.Array
+    ids: Array
+    counts: Array
 
 
 class Drawn(NamedTuple):
@@ -57,15 +60,10 @@ def members(labels: np.ndarray, classes: Sequence[int], at_least: int = 1) -> Me
     """
     labels = np.asarray(labels)
     ids = [np.flatnonzero(labels == c) for c in classes]
-    for c, own in zip(classes, ids, strict=True):
-        if len(own) < at_least:
-            raise ValueError(
-                f"class {c} has {len(own)} examples but shots + queries is {at_least}: lower one "
-                "of them, or leave the class out"
-            )
+    counts = [len(own) for own in ids]
+    check_counts(counts, classes, at_least)
     largest = int(np.bincount(labels[labels >= 0]).max(initial=0))
     padded = [np.pad(own, (0, largest - len(own))) for own in ids]
-    counts = [len(own) for own in ids]
     return Members(np.array(padded, np.int32).reshape(-1, largest), np.array(counts, np.int32))
 
 
@@ -79,11 +77,35 @@ def consecutive_members(counts: Sequence[int]) -> Members:
     Args:
       counts: The number of examples of each class.
     """
-    counts = np.asarray(counts, np.int32)
-    starts = np.cumsum(counts) - counts
-    place = np.arange(counts.max(initial=0))
-    ids = np.where(place < counts[:, None], starts[:, None] + place, 0)
-    return Members(ids.astype(np.int32), counts)
+    sizes = np.asarray(counts, np.int32)
+    starts = np.cumsum(sizes) - sizes
+    place = np.arange(sizes.max(initial=0))
+    ids = np.where(place < sizes[:, None], starts[:, None] + place, 0)
+    return Members(ids.astype(np.int32), sizes)
+
+
+def check_counts(counts: Sequence[int], classes: Sequence, at_least: int) -> None:
+    """Makes sure on the host that every class is large enough for an episode.
+
+    >>> check_counts([20, 3], ["cat", "dog"], 6)
+    Traceback (most recent call last):
+    ValueError: class dog has 3 examples but shots + queries is 6: lower one of them, or leave the
+    class out
+
+    Args:
+      counts: The number of examples of each class.
+      classes: The names of the classes, for the error.
+      at_least: shots + queries of the largest episode.
+
+    Raises:
+      ValueError: A class has fewer examples.
+    """
+    for count, name in zip(counts, classes, strict=True):
+        if count < at_least:
+            raise ValueError(
+                f"class {name} has {count} examples but shots + queries is {at_least}: lower one "
+                "of them, or leave the class out"
+            )
 
 
 def draw_ids(
@@ -122,7 +144,7 @@ def draw_ids(
             f"{ways=} but there are {num_classes * copies} classes: lower ways or choose data with "
             "more classes"
         )
-    traced = isinstance(members.counts, jax.core.Tracer)
+    traced = isinstance(members.counts, core.Tracer)
     smallest = largest if traced else int(np.asarray(members.counts).min())
     if shots + queries > smallest:
         raise ValueError(

@@ -14,7 +14,7 @@ import numpy as np
 from cml_jax import tasks
 from cml_jax.data import graphs
 from cml_jax.graphs.block_graph import block_graph
-from cml_jax.graphs.graph import Graph
+from cml_jax.graphs.graph import Graph, feature_scale, normalize_features
 from cml_jax.graphs.subgraphs import Subgraphs, subgraphs, subgraphs_of
 from cml_jax.methods.amm_gnn import attribute_sets
 from cml_jax.methods.prepared_inputs import with_prepared_inputs
@@ -79,6 +79,8 @@ def node_tasks(row: DataSet, settings: Mapping[str, Any], needs: str, at_least: 
       ConfigError, ValueError: The graph, its classes and the settings do not fit.
     """
     graph = resolve(row.load)(settings)
+    if settings["data.features"] == "normalized":
+        graph = normalize_features(graph)
     split = _split(row, settings, graph.labels, at_least)
     about, digest = facts(graph, split), _digest(graph, split)
     labels = graph.labels  # NumPy's: what follows makes `graph` one of jax arrays
@@ -155,6 +157,7 @@ def facts(graph: Graph, split) -> dict[str, Any]:
         "classes": len(np.unique(known)),
         "without_label": n - len(known),
         "without_edge": int((np.diff(starts) == 1).sum()),
+        "feature_scale": feature_scale(graph),
         "split": {part: list(classes) for part, classes in split._asdict().items()},
     }
 
@@ -163,5 +166,6 @@ def in_words(facts: dict[str, Any]) -> str:
     """`facts` in a line: what a run says when it starts."""
     return (
         "graph: {nodes:,} nodes, {edges:,} edges, {classes} classes; {without_label:,} nodes "
-        "without a label, {without_edge:,} without an edge".format(**facts)
+        "without a label, {without_edge:,} without an edge; features {feature_scale[min]:g} to "
+        "{feature_scale[max]:g}, {feature_scale[mean_row_sum]:.3g} in sum".format(**facts)
     )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from cml_jax import tasks
+from cml_jax.tasks.members import check_counts
 from cml_jax.types import Task
 from experiments.build.nodes import SPLITS, node_tasks
 from experiments.build.resolve import resolve
@@ -56,6 +57,9 @@ def images(row: DataSet, settings: Settings, needs: str = "") -> Source:
     rotations = settings["data.rotations"] if "rotations" in row.keys else False
     sample = partial(tasks.episodes, ways=settings["data.ways"], rotations=rotations)
     train, test = _shapes(settings)
+    for split, shape in zip(SPLITS, (train, test, test), strict=True):
+        names = getattr(splits.classes, split)
+        check_counts(splits.split(split).members.counts, names, sum(shape.values()))
     return Source(
         partial(sample, **train),
         partial(sample, **test),

@@ -44,6 +44,9 @@ _CLASSES = {
     ),
     "split_file": Key("", None, "JSON lists of the classes instead of counts"),
     "split_seed": Key(0, (0, 2**31 - 1), "draws which classes are where, and the block graph"),
+    "features": Key(
+        "stored", ("stored", "normalized"), "of nodes: as stored, or each row divided by its sum"
+    ),
 }
 
 

@@ -9,13 +9,16 @@ from experiments.machine import processes
 from experiments.machine.devices import Plan
 
 
-def fitting(plan: Plan, program: Callable[[Plan], Any], remat_auto: bool) -> tuple[Plan, Any]:
+def fitting(
+    plan: Plan, program: Callable[[Plan], Any], remat_auto: bool, shared: int = 0
+) -> tuple[Plan, Any]:
     """Compiles `program(plan)`; where it does not fit in memory, once more with `remat`.
 
     Args:
       plan: The layout on the devices.
       program: Compiles a step for a plan.
       remat_auto: Whether `remat` may be switched on here.
+      shared: Bytes of arguments that all devices share, as `memory_needed` takes it.
 
     Returns:
       The plan that fits, with its need of memory, and its compiled program.
@@ -29,7 +32,7 @@ def fitting(plan: Plan, program: Callable[[Plan], Any], remat_auto: bool) -> tup
     limit = processes.smallest(memory_limit())
     for plan in plans:
         compiled = program(plan)
-        plan = plan._replace(memory=memory_needed(compiled, plan.devices))
+        plan = plan._replace(memory=memory_needed(compiled, plan.devices, shared))
         if not limit or plan.memory <= limit:
             return plan, compiled
     raise ValueError(
@@ -39,12 +42,13 @@ def fitting(plan: Plan, program: Callable[[Plan], Any], remat_auto: bool) -> tup
     )
 
 
-def memory_needed(compiled, devices: int) -> int:
+def memory_needed(compiled, devices: int, shared: int = 0) -> int:
     """How much memory an execution of a compiled program takes, as its compiler counts it.
 
     Args:
       compiled: What `jax.jit(...).lower(...).compile()` returned.
       devices: How many devices it runs on.
+      shared: Bytes of arguments that the CPU devices of a process share, in place of one copy each.
 
     Returns:
       Bytes on a device, or 0 where the compiler cannot tell. The CPU devices of a process share
@@ -57,7 +61,9 @@ def memory_needed(compiled, devices: int) -> int:
         return 0
     outputs = sizes.output_size_in_bytes - sizes.alias_size_in_bytes  # donated: counted once
     total = sizes.argument_size_in_bytes + outputs + sizes.temp_size_in_bytes
-    return total * (devices // jax.process_count() if jax.default_backend() == "cpu" else 1)
+    if jax.default_backend() != "cpu":
+        return total
+    return (total - shared) * (devices // jax.process_count()) + shared
 
 
 def memory_limit() -> int:

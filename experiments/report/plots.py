@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from experiments.report.table import LONG_NAMES
 from experiments.run_folder.folder import Row
 from experiments.run_folder.results import Results, is_share
 
 # Okabe and Ito's colours, told apart by the colour-blind; the styles help where colour is not seen.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", "-.", ":")
-_LONG_NAMES = {"mse": "mean squared error"}
 
 
 def learning_curve(
@@ -131,7 +131,7 @@ def points(
     modes = any(len(tests) > 1 for row in rows.values() for tests in row.values())
     scale = " (logit scale)" if stretched else ""
     axes.set_xlabel(
-        f"test {_LONG_NAMES.get(metric, metric)}{', all queries at once' if modes else ''}{scale}"
+        f"test {LONG_NAMES.get(metric, metric)}{', all queries at once' if modes else ''}{scale}"
     )
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -237,7 +237,7 @@ def _draw_groups(axes, name: str, rows: Sequence[Row], groups: Mapping[str, Sequ
 
 def _finish(axes, label: str) -> None:
     axes.set_xlabel("meta-step")
-    axes.set_ylabel(_LONG_NAMES.get(label, label))
+    axes.set_ylabel(LONG_NAMES.get(label, label))
     values = [v for line in axes.get_lines() for v in line.get_ydata()]
     if is_share(label.rpartition(" ")[2]):
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")

@@ -190,7 +190,7 @@ class Checkpoints:
             if processes.any_process(why is not None):
                 damaged[step] = why or "another process finds it so"
                 continue
-            # Only now: had none been good, the next start would find none and begin anew.
+            # Only now: had none been good, the next start would find none and start from step 0.
             for bad, why in damaged.items():
                 self._set_aside(manager, bad, f"{why}; resuming from step {step}")
             self._readable = True

@@ -51,7 +51,9 @@ def check_workdir(path: str | os.PathLike) -> Path:
     text = os.fsdecode(path)
     shown = ascii(text)[1:-1] if not text.isprintable() else text
     if "://" in text:
-        raise ValueError(f"--workdir={shown} is an address, not a folder: mount it, or copy later")
+        raise ValueError(
+            f"--workdir={shown} is an address, not a folder: mount it, or copy it later"
+        )
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -71,6 +71,23 @@ class Results:
         modes = len({test["transductive"] for test in self.test_all})
         return describe(self.metric, self.test, modes > 1)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Results":
+        """The results from the entries of results.json.
+
+        Args:
+          values: What `to_dict` returned, perhaps by way of a file.
+
+        Raises:
+          TypeError: Entries are missing, unknown or of another shape.
+        """
+        try:
+            results = cls(**{"graph": None} | dict(values))  # older files lack it
+            str(results)
+        except (ArithmeticError, AttributeError, LookupError, StopIteration, ValueError) as error:
+            raise TypeError(f"not the entries of results.json ({error})") from None
+        return results
+
     def to_dict(self) -> dict[str, Any]:
         """The entries of results.json."""
         values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
@@ -108,15 +125,12 @@ def read_results(workdir: str | os.PathLike) -> Results:
       ValueError: The file is missing or damaged, or entries are missing or unknown.
     """
     path = Path(workdir, folder.RESULTS)
-    values = {"graph": None} | folder.read_json(path)
     try:
-        results = Results(**values)
-        str(results)
-    except (ArithmeticError, AttributeError, LookupError, StopIteration, TypeError, ValueError):
+        return Results.from_dict(folder.read_json(path))
+    except TypeError:
         raise ValueError(
             f"{path} is not what this version writes: delete it to have it made again"
         ) from None
-    return results
 
 
 def interval(metric: str, values: Any) -> dict[str, float | int]:

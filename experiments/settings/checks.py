@@ -101,8 +101,6 @@ def _check_data(values: dict[str, Any]) -> None:
         low, high = values[setting] if len(values[setting]) == 2 else (0, 0)
         if setting.removeprefix("data.") in row.keys and low > high:
             raise ConfigError(f"{setting}={values[setting]}: needs (lowest, highest)")
-    if "classes" in row.keys:
-        _check_classes(values, row)
     if "file" in row.keys and not values["data.file"]:
         folder = values["data.dir"]
         if folder.endswith(".npz"):
@@ -118,6 +116,8 @@ def _check_data(values: dict[str, Any]) -> None:
             f"data.file={values['data.file']} must end in .npz: give the path of an npz, or one of "
             f"{', '.join(known)} as --config.data.name"
         )
+    if "classes" in row.keys:
+        _check_classes(values, row)
     if NETWORKS[values["model.name"]].needs == "attribute_sets":
         shots = values["data.shots"]
         train = (values["data.train_shots"] or shots) + values["data.queries"]

@@ -43,7 +43,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         if len(rest) > 1:
             hint = f": did you mean --config={rest[1]}" if rest[1].endswith(".py") else ""
             raise ConfigError(
-                f"{rest[1]!r} is no flag{hint or ': every setting is --config.KEY=VALUE'}"
+                f"{rest[1]!r} is not a flag{hint or ': every setting is --config.KEY=VALUE'}"
             )
         check(CONFIG.value, _given)
     except (ConfigError, flags.Error) as error:

@@ -66,6 +66,10 @@ def on_subgraphs(table):
     )
 
 
+# Whole trainings, to show that a choice of ours changes little.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def gmeta_accuracy():
     """From the caps and the seed of the cut to the accuracy; trained without caps, once."""

@@ -100,7 +100,16 @@ HOSTILE = {
         r"classes below the number of nodes, 0, ..., 3, or -1 .* one is 1099511627776: number the",
     ),
     "negative labels": ({"labels": np.array([0, 1, -2, 0])}, "but one is -2: number the"),
-    "fractions of labels": ({"labels": np.array([0, 1, 1, 0.5])}, "labels are no integers"),
+    "fractions of labels": (
+        {"labels": np.array([0, 1, 1, 0.5])},
+        r"labels are float64 \[4\], not one integer",
+    ),
+    "labels in a column": (
+        {"labels": np.array([[0], [1], [1], [0]])},
+        r"labels are int64 \[4, 1\], not one integer for each node: store the number of each",
+    ),
+    "one-hot labels": ({"labels": np.eye(4)}, r"labels are float64 \[4, 4\], not one integer"),
+    "labels in words": ({"labels": np.array(["a", "b", "b", "a"])}, r"labels are <U1 \[4\], not"),
     "a mask of another size": ({"zero_label_mask": np.array([True])}, "zero_label_mask"),
 }
 
@@ -183,8 +192,8 @@ PICKLES = {
     "eval": ({"allx": b"c__builtin__\neval\n(S'1'\ntR."}, "asks for __builtin__.eval"),
     "a dotted name": ({"graph": b"\x80\x04\x8c\x05numpy\x8c\x0fndarray.tofile2\x93."}, "asks for"),
     "numpy's own loader": ({"ty": b"cnumpy\nload\n(S'x'\ntR."}, "asks for numpy.load"),
-    "a huge array": ({"ty": bomb()}, "no pickle of plain arrays"),
-    "half a pickle": ({"ally": pickled(PLANETOID["ally"])[:-9]}, "no pickle of plain arrays"),
+    "a huge array": ({"ty": bomb()}, "not a pickle of plain arrays"),
+    "half a pickle": ({"ally": pickled(PLANETOID["ally"])[:-9]}, "not a pickle of plain arrays"),
     "another codec": (
         {"graph": b"c_codecs\nencode\n(Vabc\nVzlib_codec\ntR."},
         "encodes as 'zlib_codec'",
@@ -193,15 +202,15 @@ PICKLES = {
         {"allx": b"ccopy_reg\n_reconstructor\n(c__builtin__\nlist\nc__builtin__\nobject\nNtR."},
         "something else than a matrix",
     ),
-    "a list of features": ({"allx": [[1, 0]]}, "no sparse matrix"),
+    "a list of features": ({"allx": [[1, 0]]}, "not a sparse matrix"),
     "a column too far": ({"tx": Csr([[5, 0, 0], [0, 3, 0]])}, "tx has 3 columns"),
     "labels of others": ({"ally": PLANETOID["ty"]}, "not one-hot for 3 nodes"),
     "two labels": ({"ty": np.ones((2, 2), np.int32)}, "not one-hot"),
-    "objects for labels": ({"ty": np.array([[{}, {}]] * 2)}, "has no labels"),
+    "objects for labels": ({"ty": np.array([[{}, {}]] * 2)}, "does not have labels"),
     "neighbours outside": ({"graph": GRAPH | {0: [6]}}, "a node outside of 0, ..., 5"),
     "neighbours that are text": ({"graph": GRAPH | {0: ["a"]}}, "a node outside"),
-    "no dict": ({"graph": [1, 2]}, "no dict of lists"),
-    "an index twice": ({"index": "3\n3\n"}, "not 2 different numbers"),
+    "no dict": ({"graph": [1, 2]}, "not a dict of lists"),
+    "an index twice": ({"index": "3\n3\n"}, "not have 2 different numbers"),
     "an index far off": ({"index": f"3\n{1 << 40}\n"}, "leaves 3"),
     "an index of words": ({"index": "3\nfive\n"}, "invalid literal"),
 }
@@ -238,7 +247,7 @@ def test_where_graphs_are_looked_for(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="planetoid.*CML_JAX_DATA") as error:
         load_graph("citeseer", tmp_path)
     assert "\n" not in str(error.value)
-    with pytest.raises(DataError, match="'citseer' is no graph"):
+    with pytest.raises(DataError, match="'citseer' is not a known graph"):
         load_graph("citseer")
     (tmp_path / "graphs").mkdir()
     write(tmp_path / "graphs" / "citeseer.npz")
@@ -312,6 +321,6 @@ def test_class_splits_from_a_file(tmp_path):
         '{"train": [1], "validation": [true], "test": [0]}',
     ]:
         path.write_text(content)
-        with pytest.raises(DataError, match="no class split") as error:
+        with pytest.raises(DataError, match="not a class split") as error:
             read_class_split(path)
         assert "\n" not in str(error.value)

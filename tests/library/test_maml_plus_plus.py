@@ -251,6 +251,7 @@ def test_what_does_not_count_is_not_computed(annealed):
     assert " cond[" not in str(jax.make_jaxpr(jax.vmap(step))(jnp.array([0.1, 0.9])))
 
 
+@pytest.mark.slow
 def test_a_step_of_training_with_agreement_is_the_one_by_hand(x64):
     method = cml(plus_plus(step_weights=WEIGHTS), CO_LEARNER, squared_error, scale=0.5)
     tasks, outer = double(sinusoids(4)), optax.sgd(0.5)

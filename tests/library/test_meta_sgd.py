@@ -101,5 +101,5 @@ def test_only_what_adapts_has_rates():
     for part, adapting in adapts.items():
         before, now = (jax.tree.leaves(tree[part]) for tree in (params["base"], adapted))
         assert [b is a for b, a in zip(before, now, strict=True)] == [not adapting] * len(now)
-    with pytest.raises(ValueError, match=r"learning_rate=.*\['body', 'head'\]"):
+    with pytest.raises(ValueError, match=r"learning_rate=.* lacks \['head'\].*give one rate"):
         start(build(learning_rate={"body": 0.1}), task.support.inputs)

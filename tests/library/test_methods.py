@@ -202,5 +202,5 @@ def test_prediction_in_hand_changes_nothing(name):
 def test_a_rate_that_is_no_prefix_is_named(rate):
     method = cml_jax.maml(MODEL, squared_error, learning_rate=rate, num_steps=1)
     task = first(sinusoids())
-    with pytest.raises(ValueError, match=r"learning_rate=.*\['body', 'head'\]"):
+    with pytest.raises(ValueError, match=r"learning_rate=.* lacks \['head'\].*give one rate"):
         method.adapt(start(method, task.support.inputs), task.support)

@@ -180,11 +180,41 @@ def test_conv_keeps_the_dtype_and_its_accuracy(dtype, tolerance, channels):
         assert np.abs(ours - reference).max() <= tolerance * np.abs(reference).max()
 
 
-def test_conv_says_what_is_wrong_in_one_line():
-    with pytest.raises(ValueError, match="3 channels but the kernel takes 1"):
-        conv(jnp.zeros((1, 4, 4, 3)), jnp.zeros((3, 3, 1, 2)))
-    with pytest.raises(ValueError, match="use odd sizes"):
-        conv(jnp.zeros((1, 4, 4, 3)), jnp.zeros((2, 3, 3, 2)))
+@pytest.mark.parametrize(
+    "x, kernel, stride, said",
+    [
+        ((1, 4, 4, 3), (3, 3, 1, 2), 1, r"has 3 channels in its last axis but the kernel takes 1"),
+        ((5, 3, 84, 84), (3, 3, 3, 2), 1, r"84 channels .* takes 3: .* jnp.moveaxis\(x, 1, -1\)"),
+        ((84, 84, 3), (3, 3, 3, 2), 1, r"x of shape \(84, 84, 3\) .* single image has n = 1"),
+        ((1, 4, 4, 3), (3, 3, 2), 1, r"kernel of shape \(3, 3, 2\): give"),
+        ((1, 4, 4, 3), (2, 3, 3, 2), 1, r"size \(2, 3\): use odd sizes"),
+        ((1, 4, 4, 3), (3, 3, 3, 2), 0, r"stride=0 but .*: raise it"),
+    ],
+)
+def test_conv_says_what_is_wrong_in_one_line(x, kernel, stride, said):
+    with pytest.raises(ValueError, match=said) as error:
+        conv(jnp.zeros(x), jnp.zeros(kernel), stride)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
+def test_conv_of_images_as_they_are_stored_says_how_to_convert_them(dtype):
+    with pytest.raises(ValueError, match=rf"x is {dtype} but .* x.astype\(jnp.float32\) / 255"):
+        jax.jit(conv)(jnp.zeros((1, 4, 4, 1), dtype), jnp.zeros((3, 3, 1, 2)))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (4, 0)])
+def test_a_map_below_the_window_is_not_pooled_to_nothing(size):
+    with pytest.raises(ValueError, match=f"map of {size[0]} x {size[1]} but .* larger images"):
+        max_pool(jnp.zeros((5, *size, 3)))
+    with pytest.raises(ValueError, match=r"x of shape \(4, 4, 3\): give \[n, h, w, c\]"):
+        max_pool(jnp.zeros((4, 4, 3)))
+
+
+@pytest.mark.parametrize("scale, bias", [((3,), (4,)), ((4, 1), (4,)), ((), (4,)), ((4,), (1,))])
+def test_norm_parameters_of_another_width_are_named(scale, bias):
+    with pytest.raises(ValueError, match=r"x of shape \(2, 5, 4\) .* each of the 4 channels"):
+        batch_norm(jnp.zeros((2, 5, 4)), jnp.zeros(scale), jnp.zeros(bias))
 
 
 @pytest.mark.parametrize("size", [(6, 8), (7, 3)])

@@ -21,6 +21,7 @@ from support.battery import (
     sinusoids,
 )
 from support.battery import meta_gradient as gradient_of_task
+from support.quick import quick
 
 import cml_jax
 from cml_jax import (
@@ -43,34 +44,42 @@ from cml_jax.tasks import sinusoid
 OUTER = optax.sgd(0.05, momentum=0.9)
 SCALE = 0.5
 battery = pytest.mark.parametrize("name", COMBINATIONS)
+# Methods of three kinds: the slow parts of the battery take only these in a plain run.
+KINDS = ("maml+cml", "maml_plus_plus", "reptile_released+cml")
 
 
+@cache
 def begin(name, seed=0):
     return cml_jax.init(build(name), OUTER, jax.random.key(seed), jnp.zeros((5, 1)))
 
 
-def both_weightings(name, chunk=None):
-    """`(state, tasks, scale) -> {weighting: meta_step(...)}`: two programs for one compile."""
+def one_step(name, chunk=None):
+    """`(state, tasks, scale, agree) -> meta_step(...)`: one program for both weightings."""
 
-    def step(state, tasks, scale):
+    def step(state, tasks, scale, agree):
+        def weigh(displacements):
+            return jnp.where(agree, gradient_agreement(displacements), uniform(displacements))
+
         method = build(name, scale=scale)
-        return {
-            weigh.__name__: meta_step(method, OUTER, state, tasks, weigh=weigh, chunk=chunk)
-            for weigh in (uniform, gradient_agreement)
-        }
+        return meta_step(method, OUTER, state, tasks, weigh=weigh, chunk=chunk)
 
     return step
 
 
+def both_weightings(step, *arguments):
+    """`{weighting: step(*arguments, agree)}`."""
+    return {"uniform": step(*arguments, False), "gradient_agreement": step(*arguments, True)}
+
+
 @cache
 def compiled(name, chunk=None):
-    return jax.jit(both_weightings(name, chunk))
+    return jax.jit(one_step(name, chunk))
 
 
 @cache
 def unsharded(name):
     """The result that every other way to run the step must repeat."""
-    return compiled(name)(begin(name), sinusoids(), SCALE)
+    return both_weightings(compiled(name), begin(name), sinusoids(), SCALE)
 
 
 def assert_repeats(results, expected, tolerance=1e-5):
@@ -123,20 +132,20 @@ def test_a_step_is_the_update_by_hand(name):
 def test_the_second_call_does_not_compile(name):
     step, state = compiled(name), begin(name)
     for seed in range(3):
-        state, _ = step(state, sinusoids(seed=seed), SCALE)["gradient_agreement"]
+        state, _ = step(state, sinusoids(seed=seed), SCALE, True)
     assert step._cache_size() == 1
     assert state.step == 3
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
-@battery
+@pytest.mark.parametrize("name", quick(COMBINATIONS, *KINDS))
 def test_seeds_are_an_axis_and_chunks_change_nothing(name):
     states = jax.tree.map(lambda *x: jnp.stack(x), begin(name, 0), begin(name, 1))
     tasks = jax.tree.map(lambda *x: jnp.stack(x), sinusoids(seed=0), sinusoids(seed=1))
-    step = jax.vmap(both_weightings(name, chunk=2), in_axes=(0, 0, None))
-    results = jax.jit(step)(states, tasks, SCALE)
+    step = jax.vmap(one_step(name, chunk=2), in_axes=(0, 0, None, None))
+    results = both_weightings(jax.jit(step), states, tasks, SCALE)
     for seed in range(2):
-        expected = compiled(name)(begin(name, seed), sinusoids(seed=seed), SCALE)
+        expected = both_weightings(compiled(name), begin(name, seed), sinusoids(seed=seed), SCALE)
         assert_repeats(jax.tree.map(lambda x, s=seed: x[s], results), expected)
 
 
@@ -145,13 +154,17 @@ ODD_CUTS = ("maml+cml", "reptile_adam")
 
 
 @pytest.mark.parametrize(
-    "name, chunk", [(name, None) for name in COMBINATIONS] + [(name, 4) for name in ODD_CUTS]
+    "name, chunk",
+    quick(
+        [(name, None) for name in COMBINATIONS] + [(name, 4) for name in ODD_CUTS],
+        *((name, None) for name in KINDS),
+    ),
 )
 def test_four_devices_are_one(name, chunk, mesh):
     state = jax.device_put(begin(name), NamedSharding(mesh, PartitionSpec()))
     tasks = jax.device_put(sinusoids(), NamedSharding(mesh, PartitionSpec("task")))
-    step = jax.jit(both_weightings(name, chunk)).lower(state, tasks, SCALE).compile()
-    results = step(state, tasks, SCALE)
+    step = jax.jit(one_step(name, chunk)).lower(state, tasks, SCALE, True).compile()
+    results = both_weightings(step, state, tasks, SCALE)
     assert_repeats(results, unsharded(name))
     for weigh in results:
         assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(results[weigh]))
@@ -162,15 +175,16 @@ def test_four_devices_are_one(name, chunk, mesh):
         assert other not in program
 
 
-@pytest.mark.parametrize("name", ODD_CUTS)
+@pytest.mark.parametrize("name", quick(ODD_CUTS, "maml+cml"))
 @pytest.mark.parametrize("chunk", [1, 4, 8])
 def test_other_chunks_change_nothing(name, chunk):
-    assert_repeats(compiled(name, chunk)(begin(name), sinusoids(), SCALE), unsharded(name))
+    results = both_weightings(compiled(name, chunk), begin(name), sinusoids(), SCALE)
+    assert_repeats(results, unsharded(name))
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_cml_of_scale_zero_is_its_base_bit_for_bit(name):
-    results = compiled(name + "+cml")(begin(name + "+cml"), sinusoids(), 0.0)
+    results = both_weightings(compiled(name + "+cml"), begin(name + "+cml"), sinusoids(), 0.0)
     for weigh, (expected, _) in unsharded(name).items():
         actual, _ = results[weigh]
         assert_same({part: actual.params[part] for part in expected.params}, expected.params)
@@ -181,7 +195,7 @@ def test_cml_of_scale_zero_is_its_base_bit_for_bit(name):
 @battery
 def test_agreement_of_identical_tasks_is_the_mean(name):
     tasks = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), sinusoids())
-    result = compiled(name)(begin(name), tasks, SCALE)
+    result = both_weightings(compiled(name), begin(name), tasks, SCALE)
     assert_close(result["gradient_agreement"], result["uniform"], 1e-5)
 
 
@@ -661,7 +675,7 @@ LEARNING = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", quick(METHODS, "maml", "reptile"))
 def test_it_learns_the_sinusoid_alone_under_cml_under_agreement_and_under_both(name):
     """Trained, it errs by 0.2 to 0.9; without adaptation, or untrained, by more than 1.3.
 

@@ -1,13 +1,17 @@
 """Two-hop subgraphs against a breadth-first search and dense matrices."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.graphs import by_hand, random_graph, two_hops
 
-from cml_jax.graphs import subgraphs as module
-from cml_jax.graphs.subgraphs import subgraphs, subgraphs_of
+from cml_jax.graphs import subgraphs, subgraphs_of
+
+# The function `subgraphs` hides the module of that name.
+module = importlib.import_module("cml_jax.graphs.subgraphs")
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["fractions", "whole numbers"])

@@ -1,6 +1,5 @@
 """Task distributions: exact where they can be, statistical with a fixed seed where they cannot."""
 
-import doctest
 import hashlib
 import importlib
 import math
@@ -78,18 +77,6 @@ def test_leaves_are_float32_inputs_and_jit_does_not_recompile(name):
     assert task.support.inputs.dtype == task.query.inputs.dtype == jnp.float32
     expected = jnp.float32 if name == "sinusoid" else jnp.int32
     assert task.support.targets.dtype == task.query.targets.dtype == expected
-
-
-MODULES = ("tasks.episodes", "tasks.glyphs", "tasks.keys", "tasks.members", "tasks.nodes")
-MODULES += ("tasks.sinusoid", "data.types")
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_examples_in_docstrings(name):
-    module = importlib.import_module(f"cml_jax.{name}")
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        failed, tried = doctest.testmod(module)
-    assert tried and not failed
 
 
 # --- the same tasks for ever ---
@@ -271,6 +258,7 @@ def test_episode_images_are_those_of_its_classes():
     np.testing.assert_array_equal(tasks.query.targets[0], np.repeat(np.arange(4), 3))
 
 
+@pytest.mark.slow
 def test_images_may_be_numpy_wherever_tasks_are_drawn():
     """As a user first writes it: eagerly, as an argument or closed over, under vmap and jit."""
     images = coded_images()

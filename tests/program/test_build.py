@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.quick import quick
 from support.runs import SETTINGS, after_steps, sinusoids, start, tested, trained
 
 from cml_jax import Adapted
@@ -17,11 +18,17 @@ from experiments.settings.checks import check
 from experiments.settings.config import KEYS, ConfigError, flat
 
 
-@pytest.mark.parametrize("both", [False, True], ids=["plain", "cml and agreement"])
-@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize(
+    "both",
+    [
+        pytest.param(False, id="plain", marks=pytest.mark.slow),
+        pytest.param(True, id="cml and agreement"),
+    ],
+)
+@pytest.mark.parametrize("method", quick(SETTINGS, "maml"))
 def test_every_method_trains_and_tests(tmp_path, method, both):
     changes = {"co_learner": "mlp", "weighting": "gradient_agreement"} if both else {}
-    config = sinusoids(method, **changes)
+    config = sinusoids(method, **changes, **{"eval.num_steps": (0, 3)})
     assert trained(config, tmp_path)
     results = tested(config, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -62,6 +69,7 @@ def test_the_multi_step_loss_ends_where_it_should():
     assert early["multi_step_loss"] != early["loss"]
 
 
+@pytest.mark.slow
 def test_the_upper_loop_of_sharp_maml_is_perturbed():
     """One step under SGD: lower, upper and both differ, and with no radius all are MAML."""
 

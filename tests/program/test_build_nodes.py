@@ -8,7 +8,7 @@ from support.runs import start, tested, trained
 
 from configs import nodes
 from experiments import build
-from experiments.run_folder.folder import read
+from experiments.run_folder.folder import read_rows
 from experiments.settings.checks import check
 from experiments.settings.config import ConfigError, flat
 from experiments.settings.record import default_workdir, record
@@ -29,11 +29,18 @@ def small(**changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
-        {"co_learner": "mlp", "weighting": "gradient_agreement", "tasks_per_step": 2},
-        {"model.name": "sgc", "co_learner": "linear", "num_seeds": 2},
+        pytest.param({}, id="gcn"),
+        pytest.param(
+            {"co_learner": "mlp", "weighting": "gradient_agreement", "tasks_per_step": 2},
+            id="cml and agreement",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"model.name": "sgc", "co_learner": "linear", "num_seeds": 2},
+            id="sgc, two seeds",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["gcn", "cml and agreement", "sgc, two seeds"],
 )
 def test_nodes_train_and_test(tmp_path, changes, capfd):
     config = small(**changes)
@@ -45,6 +52,7 @@ def test_nodes_train_and_test(tmp_path, changes, capfd):
     assert [len(c) for c in results.graph["split"].values()] == [16, 7, 7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["gcn", "gmeta", "amm_gnn"])
 def test_four_devices_train_as_one_does(tmp_path, network):
     changes = {"model.name": network, "tasks_per_step": 4, "co_learner": "mlp"}
@@ -53,7 +61,7 @@ def test_four_devices_train_as_one_does(tmp_path, network):
     for devices in (1, 4):
         workdir = tmp_path / str(devices)
         assert trained(small(**changes, **{"plan.devices": devices}), workdir)
-        rows.append(read(workdir / "metrics.jsonl")[-1])
+        rows.append(read_rows(workdir)[-1])
     assert rows[0].keys() == rows[1].keys() and "validation/accuracy" in rows[0]
     for key in rows[0].keys() - {"seconds", "tasks_per_second"}:
         np.testing.assert_allclose(rows[1][key], rows[0][key], rtol=1e-5, atol=1e-6, err_msg=key)
@@ -114,6 +122,16 @@ def test_a_graph_by_its_path(tmp_path):
     build.problem(flat(small(**changes, **{"data.classes": (2, 2, 2)})))
 
 
+def test_features_are_as_stored_or_divided_by_their_sums():
+    stored, divided = (
+        build.problem(flat(small(**{"data.features": how}))) for how in ("stored", "normalized")
+    )
+    sums = [np.asarray(p.data["train"].graph.smoothed).sum(1) for p in (stored, divided)]
+    assert sums[0].mean() > 5 and np.abs(sums[1] - 1).max() < 1e-3
+    assert stored.split_hash != divided.split_hash
+    assert "1 in sum" in divided.description
+
+
 def test_another_graph_is_another_run(tmp_path):
     """By its path, and by what is in the file where the path is the same."""
     split = tmp_path / "split.json"
@@ -166,6 +184,8 @@ def test_what_is_said_of_a_graph(tmp_path):
     )
     split = problem.facts.pop("split")
     assert sorted(c for classes in split.values() for c in classes) == list(range(6))
+    scale = problem.facts.pop("feature_scale")
+    assert scale["min"] < 0 < scale["max"] and scale["integer_fraction"] == 0
     assert problem.facts == {
         "nodes": 30,
         "edges": 2,
@@ -174,8 +194,9 @@ def test_what_is_said_of_a_graph(tmp_path):
         "without_label": 6,
         "without_edge": 27,
     }
-    assert problem.description == (
-        "graph: 30 nodes, 2 edges, 6 classes; 6 nodes without a label, 27 without an edge"
+    assert problem.description.startswith(
+        "graph: 30 nodes, 2 edges, 6 classes; 6 nodes without a label, 27 without an edge; "
+        "features -"
     )
 
 

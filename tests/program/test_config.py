@@ -117,7 +117,10 @@ def test_ways_and_shots():
         ([GLYPHS, "--config.outer_learning_rate=nan"], "outer_learning_rate=nan: needs a number"),
         ([GLYPHS, "--workdri=x"], "Unknown command line flag 'workdri'. Did you mean: workdir"),
         (["configs/glyphs.py", GLYPHS], "did you mean --config=configs/glyphs.py"),
-        ([GLYPHS, "--workdir=gs://b/run"], "--workdir=gs://b/run is no folder: mount it"),
+        (
+            [GLYPHS, "--workdir=gs://b/run"],
+            "--workdir=gs://b/run is an address, not a folder: mount it",
+        ),
         ([GLYPHS, "--workdir=/proc/no"], "cannot write /proc/no"),
         ([GLYPHS, "--evaluate", "--workdir=/proc/no"], "no run in /proc/no: train it first"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cml_jax.data.cache import read_arrays
+from cml_jax.data.cache import read_images
 from experiments.machine import lock
 
 ROOT = Path(__file__).parents[2]
@@ -26,10 +26,13 @@ _FILL = """
 import sys
 import numpy as np
 from pathlib import Path
-from cml_jax.data.cache import write_arrays
+from cml_jax.data import Split
+from cml_jax.data.cache import write_images
 sys.stdin.readline()
-for _ in range(60):
-    write_arrays(Path(sys.argv[1]), {"a": np.full((300, 300), int(sys.argv[2]), np.uint8)})
+for i in range(60):
+    classes = [(name, np.full((9, 100, 100, 1), int(sys.argv[2]), np.uint8)) for name in "abc"]
+    images = write_images(Path(sys.argv[1]), "set", Split("a", "b", "c"), str(i), classes)
+    assert (images.pixels == int(sys.argv[2])).all()
 """
 
 
@@ -69,7 +72,7 @@ def test_where_there_are_no_locks_it_says_so_and_continues(tmp_path, monkeypatch
 
 
 def test_two_programs_fill_one_cache_and_a_reader_never_sees_a_part(tmp_path):
-    path = tmp_path / "cache" / "data.npz"
+    path = tmp_path / "cache" / "set"
     programs = [program(_FILL, path, number) for number in (1, 2)]
     try:
         for each in programs:  # both are loaded before either writes
@@ -77,10 +80,10 @@ def test_two_programs_fill_one_cache_and_a_reader_never_sees_a_part(tmp_path):
             each.stdin.flush()
         seen = set()
         while any(each.poll() is None for each in programs):
-            if path.exists():
-                array = read_arrays(path, max_bytes=1 << 20)["a"]
-                assert array.shape == (300, 300)
-                seen |= set(np.unique(array).tolist())
+            if (path / "images.json").exists():
+                pixels = read_images(path)[0].pixels
+                assert pixels.shape == (27, 100, 100, 1) and len(np.unique(pixels)) == 1
+                seen.add(int(pixels.max()))
         assert [each.returncode for each in programs] == [0, 0]
         assert seen <= {1, 2} and seen
     finally:
@@ -88,3 +91,4 @@ def test_two_programs_fill_one_cache_and_a_reader_never_sees_a_part(tmp_path):
             each.kill()
             each.communicate()
     assert [each.name for each in path.parent.iterdir()] == [path.name]
+    read_images(path)

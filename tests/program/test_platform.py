@@ -168,6 +168,7 @@ def run(tmp_path, name, **changes):
     return {k: v for k, v in last.items() if "seconds" not in k and "second" not in k}
 
 
+@pytest.mark.slow
 def test_every_plan_gives_the_same_numbers(tmp_path):
     plans = {
         "devices": {"devices": 4},
@@ -190,8 +191,9 @@ def test_every_plan_gives_the_same_numbers(tmp_path):
     np.testing.assert_allclose(row["validation/mse"], expected["validation/mse"], rtol=1e-5)
 
 
-# tests/test_step.py has every method, one step at a time; here is what the program adds to one:
-# the perturbed second gradient, moments that are carried on, what changes over training.
+# tests/library/test_step.py has every method, one step at a time; here is what the program adds
+# to one: the perturbed second gradient, moments that are carried on, what changes over training.
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sharp_maml", "reptile", "maml_plus_plus"])
 def test_four_devices_train_as_one_does(tmp_path, method):
     changes = {"method": method, "co_learner": "mlp", "weighting": "gradient_agreement"}

@@ -48,6 +48,7 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path, platform, module):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_on_ascii_ends_well(tmp_path):
     command = [sys.executable, "-m", "experiments.main", "--config=configs/sinusoid.py"]
     settings = ("train_steps=2", "eval.every=2", "eval.num_tasks=4", "eval.validation_tasks=4")

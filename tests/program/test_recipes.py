@@ -1,15 +1,17 @@
 """The recipes of CONTRIBUTING.md: applied to a copy of the project, which then trains with them."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.runs import ROOT
 
-BLOCK = re.compile(r"```python\n# (\S+?\.\w+)(?: in (\w+))?\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"```\w+\n(?:#|//) (\S+?\.\w+)(?: in (\w+))?\n(.*?)```", re.DOTALL)
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
 
@@ -51,15 +53,21 @@ def files_of(heading):
 def test_a_recipe_touches_few_files():
     assert len(files_of("A method")) == 4
     assert len(files_of("A network")) == 3
+    assert len(files_of("An image data set")) == 4
     losses = {"cml_jax/losses.py", "cml_jax/weighting.py", "cml_jax/__init__.py"}
     assert files_of("A loss, a metric, a task weighting") == losses | {
         "experiments/choices/outer.py"
     }
 
 
-def run(folder, *command):
+def run(folder, *command, environment=None):
     return subprocess.run(
-        [sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=400
+        [sys.executable, *command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env=os.environ | (environment or {}),
     )
 
 
@@ -90,6 +98,28 @@ def test_the_program_trains_with_what_was_added(copy):
     assert "validation brier" in done.stderr
 
 
+def test_the_program_trains_on_a_new_data_set(copy):
+    rng = np.random.default_rng(0)
+    names = ("red", "blue", "grey", "pink", "green", "black")
+    classes = {
+        name: rng.integers(256, size=(4 + i, 8, 8, 3), dtype=np.uint8)
+        for i, name in enumerate(names)
+    }
+    np.savez(copy / "stripes.npz", **classes)
+    flags = ["--config=configs/stripes.py", "--workdir=stripes", "--config.data.dir=."]
+    flags += ["--config.model.name=tiny", "--config.train_steps=2", "--config.eval.every=2"]
+    flags += ["--config.eval.num_tasks=8", "--config.eval.validation_tasks=8"]
+    flags += ["--config.tasks_per_step=4", "--config.eval.num_steps=1,"]
+    cache = {"CML_JAX_CACHE": str(copy / "cache")}
+    done = run(copy, "-m", "experiments.main", *flags, environment=cache)
+    assert done.returncode == 0, done.stderr
+    assert "test of step 2: " in done.stdout and (copy / "cache/stripes-v1/images.json").is_file()
+    np.savez(copy / "stripes.npz", red=classes["red"])
+    again = [flag.replace("workdir=stripes", "workdir=again") for flag in flags]
+    done = run(copy, "-m", "experiments.main", *again, environment=cache)
+    assert done.returncode == 2 and "has no class blue: replace it" in done.stderr
+
+
 def test_what_was_added_is_checked_and_in_the_help(copy):
     told = run(copy, "-m", "experiments.main", "--help").stdout
     assert "Read by method=two_sided_maml:" in told and "--config.floor=0.1" in told
@@ -108,4 +138,4 @@ def test_the_battery_takes_the_method(copy):
     battery = ["-m", "pytest", "-n0", "tests/library/test_methods.py", "-k", "two_sided_maml"]
     done = run(copy, *battery)
     assert done.returncode == 0, done.stdout
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 3
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 2

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from support.quick import quick
 from support.runs import after_steps, sinusoids, tested, trained
 
 from experiments.build.replicas import replicas, side_by_side
@@ -47,7 +48,7 @@ def test_every_seed_is_the_run_that_it_would_be_alone():
         assert_close(jax.tree.map(lambda x, i=i: x[i], both), alone)
 
 
-@pytest.mark.parametrize("name", SWEPT)
+@pytest.mark.parametrize("name", quick(SWEPT, "inner_learning_rate"))
 def test_every_value_is_the_run_that_it_would_be_alone(name):
     settings = {"co_learner": "mlp", "outer_schedule": "cosine"}
     if name == "radius":
@@ -92,6 +93,7 @@ def test_the_best_of_every_run_is_its_own():
     assert second.after(params(3.0), np.array([5, 4, np.nan]), 3, False) is second
 
 
+@pytest.mark.slow
 def test_a_run_of_several_seeds_and_values(tmp_path):
     """Trained, stopped, trained on, tested: the report has a row a value and every run."""
     config = sinusoids(
@@ -121,6 +123,7 @@ def test_a_run_of_several_seeds_and_values(tmp_path):
     assert "inner_learning_rate" in chosen
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_does_not_end_the_others(tmp_path):
     config = sinusoids(sweep="inner_learning_rate", sweep_values=(100.0, 0.02), num_steps=20)
     assert trained(config, tmp_path)

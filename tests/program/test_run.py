@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import pytest
+from support.quick import quick
 from support.runs import GLYPHS, ROOT, SINUSOID, command, rows, run
 
 
@@ -55,6 +56,7 @@ def test_evaluate_scores_again_with_other_inner_steps(whole):
     assert json.loads((whole / "results.json").read_text())["test"]["num_steps"] == 2
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_trained_longer_where_that_is_accepted(whole, tmp_path):
     workdir = shutil.copytree(whole, tmp_path / "run")
     longer = (*SINUSOID, "--config.weighting=gradient_agreement", "--config.train_steps=500")
@@ -72,7 +74,7 @@ def test_a_finished_run_is_trained_longer_where_that_is_accepted(whole, tmp_path
     assert "finished" in run(workdir, *longer).stdout
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("sent", quick([signal.SIGTERM, signal.SIGKILL], signal.SIGTERM))
 def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path, sent):
     arguments = (*SINUSOID, "--config.weighting=gradient_agreement")
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -93,6 +95,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path, sent):
     assert (tmp_path / "results.json").stat().st_mtime > stopped
 
 
+@pytest.mark.slow
 def test_training_ends_without_a_better_validation(tmp_path):
     still = ("--config.outer_learning_rate=1e-10", "--config.eval.patience=2")
     done = run(tmp_path, *SINUSOID, "--config.eval.every=20", *still)
@@ -106,6 +109,7 @@ def test_training_ends_without_a_better_validation(tmp_path):
     assert done.returncode == 0 and [row["step"] for row in rows(tmp_path)] == steps
 
 
+@pytest.mark.slow
 def test_both_papers_at_once_on_images(tmp_path):
     both = ("--config.co_learner=conv", "--config.weighting=gradient_agreement")
     done = run(tmp_path, *GLYPHS, *both)
@@ -117,6 +121,7 @@ def test_both_papers_at_once_on_images(tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fomaml", "anil", "boil", "reptile"])
 def test_every_method_runs_from_the_config(tmp_path, method):
     arguments = (f"--config.method={method}", "--config.co_learner=mlp", "--config.train_steps=20")
@@ -134,7 +139,7 @@ def test_more_classes_than_the_data_has_is_one_line(tmp_path, data_dir):
 def test_more_drawings_than_a_class_has_is_one_line(tmp_path, data_dir):
     done = run(tmp_path, "--config=configs/omniglot.py:5way-19shot")
     assert done.returncode == 2
-    assert "but a class has 20 examples" in done.stderr.strip().splitlines()[-1]
+    assert "has 20 examples but shots + queries is" in done.stderr.strip().splitlines()[-1]
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):

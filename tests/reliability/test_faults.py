@@ -69,7 +69,7 @@ def test_stop_names_the_step_the_tasks_and_the_remedy_and_saves_nothing(tmp_path
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     assert [int(path.name) for path in (tmp_path / "best").iterdir()] < [9]
 
-    # The same run goes on past it.
+    # The same run continues past it.
     config.non_finite = "skip"
     assert trained(config, tmp_path)
     rows = read_rows(tmp_path)
@@ -235,3 +235,37 @@ def test_warnings_of_real_runs(tmp_path, capsys, make, changes, expected):
     if expected:  # the same run is tested: what was said is not said again
         config.eval.num_tasks = 5
         assert tested(config, tmp_path).warnings == found
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "chance", "warned"),
+    [
+        (0.515, 0.012, 0.5, True),
+        (0.515, 0.006, 0.5, True),
+        (0.66, 0.012, 0.5, False),
+        (0.21, 0.002, 0.2, True),
+        (0.60, 0.45, 0.2, True),  # too few tasks to tell
+        (0.25, 0.01, 0.2, False),
+        (0.5, 0.1, None, False),
+        (float("nan"), float("nan"), 0.2, False),
+    ],
+)
+@pytest.mark.parametrize("metric", ["accuracy", "top_2_accuracy"])
+def test_a_test_at_chance_is_told(metric, value, half, chance, warned):
+    settings = {"train_steps": 1000, "tasks_per_step": 5, "chance": chance, "agreement": False}
+    check = health.HealthCheck(**settings, metric=metric)
+    found = check.at_chance({metric: value, "ci95": half})
+    assert bool(found) == warned and check.at_chance({"mse": 0.0, "ci95": 0.0}) == []
+    if found:
+        said = f"{metric} {value:.1%} ± {half:.1%}, a guess has {chance:.1%}; "
+        assert said in found[0] and "\n" not in found[0]
+
+
+def test_a_test_at_chance_is_in_the_results(tmp_path, capsys):
+    config = small_glyphs(outer_learning_rate=1e-10)
+    config.inner_learning_rate = 0.0  # nothing adapts: every prediction is a guess
+    config.eval.num_tasks = 20
+    assert trained(config, tmp_path)
+    [line] = tested(config, tmp_path).warnings
+    assert line.startswith("the test is at chance or cannot be told from it: accuracy ")
+    assert capsys.readouterr().err.count(f"warning: {line}") == 1

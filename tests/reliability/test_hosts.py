@@ -164,7 +164,7 @@ def stopped(tmp_path_factory):
 
 def test_a_signal_to_one_process_stops_all_at_one_step(stopped):
     assert [lines(stopped, index)[-1] for index in (0, 1)] == [
-        "error: stopped before the end: the same command goes on from here"
+        "error: stopped before the end: the same command resumes from here"
     ] * 2
     assert lines(stopped, 1)[0].startswith("stopping at the next report")
     assert "plan: 4 x cpu of 2 processes" in said(stopped, 0).read_text()
@@ -194,7 +194,7 @@ def test_the_survivor_of_a_killed_process_ends_with_a_line(killed):
 
 
 @pytest.mark.parametrize("processes", [2, 1])
-def test_the_run_goes_on_in_two_processes_or_in_one(killed, whole, tmp_path, processes):
+def test_the_run_resumes_in_two_processes_or_in_one(killed, whole, tmp_path, processes):
     workdir = shutil.copytree(killed[0], tmp_path / "run")
     with started(workdir, FAST, processes=processes) as children:
         assert codes(children) == [0] * processes, lines(workdir, 0)

@@ -20,7 +20,7 @@ CONFIGS = {
     + ("--config.eval.every=10", "--config.plan.steps_per_dispatch=2", "--config.model.filters=4")
     + ("--config.log_every_seconds=0", "--config.eval.num_steps=1,"),
 }
-SAVES = "--config.checkpoint_every_minutes=0"  # behind every dispatch
+SAVES = "--config.checkpoint_every_minutes=0"  # after every dispatch
 
 
 def start(folder, name, *arguments, before=()):
@@ -42,7 +42,7 @@ def finish(folder, name, *arguments, before=()):
 
 
 def steps(workdir):
-    """The checkpoints to go on from."""
+    """The steps of the checkpoints to resume from."""
     folder = workdir / "last"
     return [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.exists() else []
 
@@ -65,7 +65,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bits(tmp_path
         for line in process.stderr:
             if line.startswith("resuming at step "):
                 at.append(int(re.search(r"\d+", line)[0]))
-                assert at[-1] == max(expected), "a checkpoint that was whole is not gone on from"
+                assert at[-1] == max(expected), "a checkpoint that was whole is not resumed from"
             reports -= line.startswith("step ")
             if reports < 0:
                 break
@@ -76,7 +76,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bits(tmp_path
         expected = steps(tmp_path / "hurt") or [0]
     code, errors = finish(tmp_path, "hurt", *CONFIGS[name], SAVES)
     assert code == 0, errors
-    assert len(set(at)) > 1 or kills < 3  # it did go on in between
+    assert len(set(at)) > 1 or kills < 3  # it did make steps in between
     assert ending(tmp_path / "hurt") == ending(tmp_path / "calm")
     reported = [row["step"] for row in rows(tmp_path / "hurt")]
     assert reported == sorted(set(reported))
@@ -89,7 +89,7 @@ def own_lines(errors):
     return re.findall(r"error: checkpoint .*", errors)
 
 
-def test_files_that_may_not_grow_are_one_line_and_the_run_goes_on_afterwards(tmp_path):
+def test_files_that_may_not_grow_are_one_line_and_the_run_resumes_afterwards(tmp_path):
     """The kernel refuses what a full disk refuses: writes beyond 12 kB fail."""
     process = start(tmp_path, "run", *CONFIGS["sinusoid"], SAVES)
     for line in process.stderr:
@@ -121,7 +121,7 @@ cp "$disk/run/metrics.jsonl" .
 """
 
 
-def test_a_full_disk_is_one_line_and_the_run_goes_on_afterwards(tmp_path):
+def test_a_full_disk_is_one_line_and_the_run_resumes_afterwards(tmp_path):
     """A file system of its own with no space left, where the kernel lets a test make one."""
     namespace = ["unshare", "--user", "--map-root-user", "--mount"]
     disk = tmp_path / "disk"

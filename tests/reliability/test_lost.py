@@ -1,4 +1,4 @@
-"""A run that lost a part of itself: it says so, and never goes on as if it had all."""
+"""A run that lost a part of itself: it says so, and never continues as if it had all."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_last_is_gone(run, how):
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(run):
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(run):
     config, workdir = run
     first = (workdir / "metrics.jsonl").read_text().splitlines()[0]
     (workdir / "metrics.jsonl").write_text(first + "\n")
@@ -91,7 +91,7 @@ def test_a_description_of_any_size_is_not_read(run):
     assert [row["step"] for row in read_rows(workdir)] == [3, 6, 9]
 
 
-def test_accepted_changes_are_validated_anew(run):
+def test_accepted_changes_are_validated_again(run):
     """The best before is compared by what it reaches with the new settings."""
     config, workdir = run
     config.data.amplitude = (50.0, 100.0)

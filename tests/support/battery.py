@@ -11,18 +11,8 @@ from jax.flatten_util import ravel_pytree
 from cml_jax import (
     Batch,
     Model,
-    anil,
-    boil,
     cml,
-    collaborative,
-    fomaml,
-    maml,
-    maml_plus_plus,
-    meta_sgd,
     methods,
-    reptile,
-    reptile_released,
-    sharp_maml,
     squared_error,
 )
 from cml_jax.models import mlp, mlp_co_learner
@@ -31,20 +21,22 @@ from cml_jax.tasks import sinusoid
 MODEL = mlp(hidden=(6, 5), activation=jnp.tanh)
 CO_LEARNER = mlp_co_learner(width=4, activation=jnp.tanh)
 METHODS = {
-    "maml": partial(maml, learning_rate=0.1, num_steps=3),
-    "fomaml": partial(fomaml, learning_rate=0.1, num_steps=3),
-    "anil": partial(anil, learning_rate=0.1, num_steps=3),
-    "boil": partial(boil, learning_rate=0.1, num_steps=3),
-    "meta_sgd": partial(meta_sgd, learning_rate=0.1, num_steps=3),
-    "maml_plus_plus": partial(maml_plus_plus, learning_rate=0.1, num_steps=3),
-    "sharp_maml": partial(sharp_maml, learning_rate=0.1, num_steps=3, radius=0.05),
-    "collaborative": partial(collaborative, co_learner=CO_LEARNER, learning_rate=0.1, num_steps=3),
-    "reptile": partial(reptile, optimizer=optax.sgd(0.1), num_steps=3),
+    "maml": partial(methods.maml, learning_rate=0.1, num_steps=3),
+    "fomaml": partial(methods.fomaml, learning_rate=0.1, num_steps=3),
+    "anil": partial(methods.anil, learning_rate=0.1, num_steps=3),
+    "boil": partial(methods.boil, learning_rate=0.1, num_steps=3),
+    "meta_sgd": partial(methods.meta_sgd, learning_rate=0.1, num_steps=3),
+    "maml_plus_plus": partial(methods.maml_plus_plus, learning_rate=0.1, num_steps=3),
+    "sharp_maml": partial(methods.sharp_maml, learning_rate=0.1, num_steps=3, radius=0.05),
+    "collaborative": partial(
+        methods.collaborative, co_learner=CO_LEARNER, learning_rate=0.1, num_steps=3
+    ),
+    "reptile": partial(methods.reptile, optimizer=optax.sgd(0.1), num_steps=3),
     "reptile_adam": partial(
-        reptile, optimizer=optax.adam(0.02, b1=0.0, eps_root=1e-8), num_steps=3
+        methods.reptile, optimizer=optax.adam(0.02, b1=0.0, eps_root=1e-8), num_steps=3
     ),
     "reptile_released": partial(
-        reptile_released, optimizer=optax.adam(0.02, b1=0.0), num_steps=3, minibatch=2
+        methods.reptile_released, optimizer=optax.adam(0.02, b1=0.0), num_steps=3, minibatch=2
     ),
 }
 # By name, so that a failure says which and a compiled function is found again.

@@ -32,7 +32,7 @@ def sinusoids(method="maml", **changes):
     config.inner_learning_rate, config.num_steps, config.tasks_per_step = 0.02, 2, 4
     config.train_steps = config.eval.every = 3
     config.eval.validation_tasks = config.eval.num_tasks = 4
-    config.eval.num_steps, config.eval.queries = (0, 3), 5
+    config.eval.num_steps, config.eval.queries = (3,), 5
     for name, value in (SETTINGS[method] | {"method": method} | changes).items():
         section, _, key = name.rpartition(".")
         (config[section] if section else config)[key] = value

@@ -1,0 +1,156 @@
+"""Tables of results, in Markdown."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from experiments.run_folder.results import Results, Test, interval, is_share
+
+LONG_NAMES = {"mse": "mean squared error"}
+Cells = dict[str, dict[str, list[Test]]]
+
+_CML = " + CML"
+_COLUMNS = {
+    "meta-learner": "CML",
+    "co-learner (paper)": "CML-dagger, paper",
+    "co-learner (released code)": "CML-dagger, released",
+}
+
+
+def of_tests(runs: Mapping[str, Results]) -> str:
+    """A table with a row for every test of every run.
+
+    Args:
+      runs: Label to results, all of one metric.
+    """
+    metric = metric_of(runs)
+    modes = any(not test["transductive"] for run in runs.values() for test in run.test_all)
+    columns = ["all queries at once", "each query alone"]
+    header = ["run", "predicts", "inner steps"]
+    header += columns if modes else [LONG_NAMES.get(metric, metric)]
+    rows = []
+    for label, run in runs.items():
+        cells: dict[tuple[str, int], list[str]] = {}
+        for test in run.test_all:
+            cell = cells.setdefault((test["predicts"], test["num_steps"]), [])
+            cell.append(number(metric, test))
+        rows += [[label, who, str(steps), *cell] for (who, steps), cell in cells.items()]
+    return markdown(header, rows)
+
+
+def of_methods(
+    runs: Mapping[str, Results],
+    base: Mapping[str, str] | None = None,
+    beside: Mapping[str, Mapping[str, str]] | None = None,
+) -> str:
+    """A table with a row for every method; its columns are those of `cells_of`.
+
+    Args:
+      runs: Label to results, all of one metric.
+      base: Row to the row that it is compared with, pair by pair of its repeats.
+      beside: More rows, such as published numbers: label to column to text.
+    """
+    metric, base = metric_of(runs), base or {}
+    cells = cells_of(runs)
+    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
+    rows = []
+    for method, row in cells.items():
+        compared = cells.get(base.get(method.partition(": ")[0], ""), {})
+        texts = [_cell(metric, row.get(c, []), compared.get(c, [])) for c in columns]
+        rows.append([method, *texts])
+    for method, texts in (beside or {}).items():
+        rows.append([method, *(texts.get(column, "-") for column in columns)])
+    table = markdown(["method", *columns], rows)
+    if base:
+        return f"{table}\n\nIn parentheses the difference from the base, from pairs of runs."
+    if any(len(tests) > 1 for row in cells.values() for tests in row.values()):
+        return f"{table}\n\nAll queries at once; in parentheses each query alone."
+    return table
+
+
+def of_commands(runs: Mapping[str, Results], commands: Mapping[str, str]) -> str:
+    """A table with the command of every run, its best step and its time.
+
+    Args:
+      runs: Label to results.
+      commands: Label to command.
+    """
+    rows = []
+    for label, run in runs.items():
+        each = run.runs or [{"best_step": run.validation["step"]}]
+        steps = ", ".join(str(one["best_step"]) for one in each)
+        rows.append([label, steps, f"{run.wall_seconds / 60:.1f}", f"`{commands[label]}`"])
+    return markdown(["run", "best step", "minutes of training", "command"], rows)
+
+
+def cells_of(runs: Mapping[str, Results]) -> Cells:
+    """Row to column to its tests after the most inner steps.
+
+    A label "COLUMN: ROW" says where its tests are; CML-dagger has rows of its own. Otherwise a row
+    is a method, and its columns are what it reaches alone, under CML (" + CML" in the label) and as
+    CML-dagger.
+
+    Args:
+      runs: Label to results.
+    """
+    cells: Cells = {}
+    for label, run in runs.items():
+        most = max(test["num_steps"] for test in run.test_all)
+        for test in run.test_all:
+            who = test["predicts"]
+            column, colon, row = label.partition(": ")
+            if colon:
+                row += f": {_COLUMNS[who]}" if who.startswith("co-learner") else ""
+            else:
+                row, column = label.removesuffix(_CML), "alone"
+                if label.endswith(_CML):
+                    column = _COLUMNS[who]
+                elif who != "meta-learner":
+                    continue
+            if test["num_steps"] == most:
+                cells.setdefault(row, {}).setdefault(column, []).append(test)
+    return cells
+
+
+def metric_of(runs: Mapping[str, Results]) -> str:
+    """The metric of runs that belong together."""
+    return next(iter(runs.values())).metric
+
+
+def number(metric: str, test: Test) -> str:
+    """The mean of a test and its interval.
+
+    >>> number("accuracy", {"accuracy": 0.9878, "ci95": 0.003})
+    '98.78 ± 0.30'
+    >>> number("mse", {"mse": 0.559, "ci95": 0.042})
+    '0.559 ± 0.042'
+    """
+    value, half = test[metric], test["ci95"]
+    if is_share(metric):
+        return f"{100 * value:.2f} ± {100 * half:.2f}"
+    return f"{value:.3f} ± {half:.3f}"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of texts.
+
+    >>> print(markdown(["a", "b"], [["1", "2"]]))
+    | a | b |
+    | --- | --- |
+    | 1 | 2 |
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(metric: str, tests: Sequence[Test], base: Sequence[Test]) -> str:
+    if not tests:
+        return "-"
+    text = number(metric, tests[0])
+    if len(tests) > 1:
+        text += f" ({number(metric, tests[1]).partition(' ')[0]})"
+    if base:
+        scale, digits = (100, 1) if is_share(metric) else (1, 3)
+        gain = interval(metric, np.subtract(tests[0]["values"], base[0]["values"])[:, None])
+        text += f" ({scale * gain[metric]:+.{digits}f} ± {scale * gain['ci95']:.{digits}f})"
+    return text

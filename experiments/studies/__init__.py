@@ -1,0 +1,15 @@
+"""Lists of runs, by the name of their study: `python -m experiments.study NAME` makes them."""
+
+from experiments.studies.methods import METHODS
+from experiments.studies.nodes import NODES
+from experiments.studies.omniglot import OMNIGLOT
+from experiments.studies.sinusoid import SINUSOID, SINUSOID_AGREEMENT
+from experiments.studies.study import Study
+
+STUDIES: dict[str, Study] = {
+    "omniglot": OMNIGLOT,
+    "sinusoid": SINUSOID,
+    "sinusoid_agreement": SINUSOID_AGREEMENT,
+    "methods": METHODS,
+    "nodes": NODES,
+}

@@ -1,0 +1,176 @@
+"""Studies: what is stored gives the pages that are there, and runs give what is stored."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from experiments import study
+from experiments.report import pages, table
+from experiments.run_folder.results import Results, interval
+from experiments.studies import STUDIES, Study
+
+ROOT = Path(__file__).parents[2]
+
+
+def texts(docs):
+    return {path.relative_to(docs): path.read_text() for path in docs.rglob("*.md")}
+
+
+def test_the_pages_are_those_that_the_stored_numbers_give(tmp_path):
+    docs = shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    assert {path.stem for path in (docs / "results").glob("*.md")} == set(STUDIES)
+    for page in ("results/omniglot.md", "results/nodes.md"):  # what is generated is not believed
+        path = docs / page
+        path.write_text(re.sub(r"(?m)^(\| .*) ± ", r"\1 ± 9", path.read_text()))
+    study.write_pages(docs)
+    assert texts(docs) == texts(ROOT / "docs")
+
+
+def made(metric, values, predicts="meta-learner", steps=(1,), **more):
+    """The results of a run, one test for each number of inner steps."""
+    about = {"predicts": predicts, "transductive": True}
+    tests = [about | {"num_steps": k} | interval(metric, values) for k in steps]
+    return Results(
+        method="maml",
+        data="own",
+        split_hash="",
+        graph=None,
+        validation={metric: 0.5, "step": 7},
+        test=tests[0],
+        test_all=tests,
+        seed=0,
+        wall_seconds=90.0,
+        plan="1 x cpu",
+        **more,
+    )
+
+
+def test_repeats_are_one_result_with_an_interval_over_them():
+    repeats = [made("rank", [value, value + 1.0]) for value in (1.0, 2.0, 4.0)]
+    whole = study.combined(repeats)
+    expected = interval("rank", [[1.5], [2.5], [4.5]])
+    assert whole.test["values"] == [1.5, 2.5, 4.5] and whole.test["num_tasks"] == 2
+    assert whole.test["rank"] == expected["rank"] and whole.test["ci95"] == expected["ci95"]
+    assert whole.test["num_seeds"] == 3 and whole.wall_seconds == 270
+    assert whole.runs == [{"best_step": 7}] * 3
+    assert study.combined(repeats[:1]) is repeats[0]
+
+
+OWN = Study(
+    "configs/glyphs.py",
+    {"1-shot: A": (), "1-shot: A + CML": ("co_learner=conv",)},
+    repeats=(("seed=0",), ("seed=1",)),
+    base={"A + CML": "A"},
+    probes={"5-shot: probing": ("data.shots=5",)},
+    beside={"published": {"1-shot": "91"}},
+)
+
+
+def test_runs_become_a_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "_RUNS", tmp_path / "runs")
+    monkeypatch.setattr(study, "STUDIES", {"own": OWN})
+    reached = {"1-shot-a": (0.5, 0.7), "1-shot-a-cml": (0.6, 0.7), "5-shot-probing": (0.2, 0.3)}
+    for name, means in reached.items():
+        for i, mean in enumerate(means):
+            made("accuracy", [mean - 0.1, mean + 0.1]).write(tmp_path / "runs/own" / name / str(i))
+    docs = tmp_path / "docs"
+    (docs / "results").mkdir(parents=True)
+    (docs / "results.md").write_text("<!-- generated: studies -->\n<!-- end -->\n")
+    study.collect("own", OWN, docs / "results")
+    study.write_pages(docs)
+    stored = json.loads((docs / "results" / "own.json").read_text())
+    command = stored["1-shot: A + CML"]["command"]
+    assert command.endswith("--config=configs/glyphs.py --config.co_learner=conv")
+    command = stored["5-shot: probing"]["command"]
+    assert command.startswith("python -m experiments.linear_probing ")
+    assert (docs / "results" / "own.png").stat().st_size > 5000
+    page = (docs / "results" / "own.md").read_text()
+    assert page.startswith("# own\n") and "| published | 91 | - |" in page
+    # sd 0.141 and, of the second and of the differences 0.1 and 0, 0.0707; the tables' t of one
+    # degree of freedom is 12.706.
+    assert "| A | 60.00 ± 127.06 | - |" in page
+    assert "| A + CML | 65.00 ± 63.53 (+5.0 ± 63.5) | - |" in page
+    assert "2 test tasks for each of 2 seeds, intervals over seeds, 1 x cpu." in page
+    assert "| 1-shot: A + CML | 7, 7 | 3.0 | `python -m experiments.main" in page
+    assert "| [own](results/own.md) |" in (docs / "results.md").read_text()
+
+    # What was written by hand stays.
+    (docs / "results" / "own.md").write_text(page.replace("## Found\n", "## Found\n\nIt works.\n"))
+    study.write_pages(docs)
+    assert "\nIt works.\n" in (docs / "results" / "own.md").read_text()
+    assert "| It works. |" in (docs / "results.md").read_text()
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_every_run_of_every_repeat_is_started(monkeypatch, tmp_path, code):
+    started = []
+
+    def run(command, **_):
+        started.append(" ".join(command[1:]))
+        return subprocess.CompletedProcess(command, code if "1-shot-a-cml/1" in command[-1] else 0)
+
+    monkeypatch.setattr(study.subprocess, "run", run)
+    assert study.run_all("own", OWN, jobs=1) == (code == 0)
+    # After a run that failed, those that wait are not started.
+    assert len(started) == 6 if code == 0 else 4 <= len(started)
+    assert started[1] == (
+        "-m experiments.main --config=configs/glyphs.py --config.seed=1 "
+        "--workdir=runs/own/1-shot-a/1"
+    )
+
+
+def test_a_metric_of_any_name_has_a_table():
+    runs = {"A": made("rank", [1.0, 3.0], steps=(1, 5)), "B": made("rank", [2.0, 4.0])}
+    assert table.of_tests(runs).splitlines() == [
+        "| run | predicts | inner steps | rank |",
+        "| --- | --- | --- | --- |",
+        "| A | meta-learner | 1 | 2.000 ± 1.960 |",
+        "| A | meta-learner | 5 | 2.000 ± 1.960 |",
+        "| B | meta-learner | 1 | 3.000 ± 1.960 |",
+    ]
+    assert "| A | 2.000 ± 1.960 |" in table.of_methods(runs)
+    two = runs["A"]
+    two = dataclasses.replace(two, test_all=[two.test, two.test | {"transductive": False}])
+    assert table.of_tests({"A": two}).splitlines()[0].endswith("at once | each query alone |")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "",
+        "<!-- generated: table -->\n",
+        "<!-- generated: other -->\n<!-- end -->\n",
+        "<!-- generated: table -->\n<!-- end -->\n" * 2,
+        "<!-- generated: table -->\n<!-- generated: table -->\n<!-- end -->\n",
+    ],
+)
+def test_a_page_without_a_place_is_told(page):
+    with pytest.raises(ValueError, match="write <!-- generated: NAME --> and <!-- end -->"):
+        pages.fill(page, {"table": "new"})
+
+
+def test_what_a_page_says():
+    page = "# A title\n\nIs it\nso?\n\nMore.\n\n## Found\n\nYes,\nit is.\n\nDetails.\n"
+    assert pages.words(page) == ("A title", "Is it so?", "Yes, it is.")
+    assert pages.words(pages.NEW_PAGE.format(name="x")) == ("x", "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name one or more studies, or give --pages alone"),
+        (["omniglot", "--pages"], "give --pages alone"),
+        (["omniglott"], "there is no study omniglott: choose from omniglot, "),
+        (["omniglot", "--jobs=9999"], "--jobs=9999: needs 1 to "),
+    ],
+)
+def test_mistakes_are_told(monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr("sys.argv", ["study", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        study.main()
+    assert stop.value.code == 2 and message in capsys.readouterr().err
