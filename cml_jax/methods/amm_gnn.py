@@ -1,4 +1,4 @@
-"""AMM-GNN: features of a graph scaled to the task at hand."""
+"""AMM-GNN: scales the features of a graph for the task at hand."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -14,11 +14,11 @@ from cml_jax.types import Adapted, Loss, Method, Model, Noisy, PyTree, Task
 
 
 class Matched(NamedTuple):
-    """Node inputs that know their task's attribute sets.
+    """The inputs of `amm_gnn`: nodes, and the attribute sets of their task.
 
     Attributes:
-      inputs: what the network reads: ids int32 `[n]`, or a `Noisy` of them.
-      sets: int32 `[n, 2, size]`, two sets of nodes, the same for all examples of a task.
+      inputs: What the network reads, ids int32 `[n]` or a `Noisy` of them.
+      sets: Two sets of nodes, int32 `[n, 2, size]`, the same for all examples of a task.
     """
 
     inputs: PyTree
@@ -26,18 +26,21 @@ class Matched(NamedTuple):
 
 
 def attribute_sets(key: jax.Array, task: Task, size: int = 10) -> Task:
-    """A task of node ids as a task of `Matched`: draws two sets of the task's own nodes.
+    """Turns a task of node ids into one of `Matched`, by drawing two sets of its own nodes.
 
     Each set is drawn without replacement from the support and the query together, the second
     independently of the first.
 
     Args:
-      key: a typed key, another than the one the task was drawn with.
-      task: inputs are ids int32 `[n]`, or a `Noisy` of them.
-      size: nodes in a set, 10 in the code.
+      key: A PRNG key, not the one that the task was drawn with.
+      task: A task whose inputs are ids int32 `[n]`, or a `Noisy` of them.
+      size: The number of nodes in a set, 10 in the code.
+
+    Returns:
+      The same task with `Matched` inputs.
 
     Raises:
-      ValueError: the task has fewer nodes.
+      ValueError: When the task has fewer nodes than a set.
     """
     ids = [b.inputs.inputs if isinstance(b.inputs, Noisy) else b.inputs for b in task]
     own = jnp.concatenate(ids)
@@ -65,35 +68,42 @@ def amm_gnn(
     first_order: jax.typing.ArrayLike = False,
     remat: bool = False,
 ) -> Method:
-    """MAML on a GCN whose features a task scales, by maps that the outer loop alone trains.
+    """MAML on a GCN whose features each task scales, by maps that only the outer loop trains.
 
         alpha_i = X[set_i]' a + a0,   beta_i = X[set_i]' b + b0,   i = 1, 2,   in R^F
         features X diag(1 + strength * (alpha_1 + alpha_2) / 2), in both loops and at test
         objective L_query(theta') - strength * (cos(alpha_1, alpha_2) + cos(beta_1, beta_2))
 
-    with set_1, set_2 the task's attribute sets, `attribute_sets`. As TLP-FSNC has it: beta is in
-    the loss alone. (In the paper alpha and beta scale and shift.) alpha does not change in the
-    inner loop and is made once a task; no features are scaled: X diag(s) W1 = X (diag(s) W1).
+    where set_1 and set_2 are the attribute sets of the task, from `attribute_sets`. This is the
+    method as TLP-FSNC has it, where beta is in the loss alone. (In the paper alpha and beta scale
+    and shift.) alpha does not change in the inner loop and is computed once a task. No features are
+    scaled: X diag(s) W1 = X (diag(s) W1).
 
-    Transductive, at test too: the sets are of query nodes as well, so that a prediction depends on
-    the features of other queries (not on labels of theirs).
+    It is transductive, at test too: the sets contain query nodes, so a prediction depends on the
+    features of other queries (not on their labels).
 
     The meta-gradient reaches the maps through the query loss, at any order, and with second order
-    through the inner loop too; `first_order` treats alpha as a constant of the inner loop, as the
-    code, which detaches the inner gradients.
+    through the inner loop too. `first_order` treats alpha as a constant of the inner loop, as in
+    the code, which detaches the inner gradients.
 
     Args:
-      model: of `gcn` on `graph`: its `params["body"]["kernel_1"]`, W1 `[F, hidden]`, is scaled.
-      graph: whose features the sets' nodes have.
-      loss: `(outputs, targets) -> scalar`.
-      learning_rate, num_steps: of the inner loop, as in `maml`.
-      strength: 0.01 in the code, of the scaling and of the cosines.
-      adapts: which parts of the network adapt, as in `maml`; the maps never do.
-      first_order, remat: as in `maml`.
+      model: A `gcn` on `graph`. Its `params["body"]["kernel_1"]`, W1 `[F, hidden]`, is scaled.
+      graph: The graph whose features the nodes of the sets have.
+      loss: A function `(outputs, targets) -> scalar`, used in both loops.
+      learning_rate: The inner rate, a scalar or a prefix tree as in `maml`.
+      num_steps: The number of inner steps, static.
+      strength: The factor of the scaling and of the cosines, 0.01 in the code.
+      adapts: The parts of the network that adapt, as in `maml`. The maps never do.
+      first_order: True treats the inner gradients as constants of the outer loop.
+      remat: True recomputes the inner steps in the backward pass, as in `maml`.
 
     Returns:
-      A `Method` on `Matched` inputs. Its params have "maps" beside "base"; what `adapt` returns has
-      "alpha" and "beta" `[2, F]` beside the network. It reports the two cosines' sum, "matching".
+      A `Method` on `Matched` inputs. Its parameters have "maps" beside "base". `adapt` returns
+      "alpha" and "beta" `[2, F]` in `extra`. It reports "matching", the sum of the two cosines.
+
+    Raises:
+      ValueError: In `init`, when the body of the model has no "kernel_1" with a row for each
+        feature.
 
     Reference: Wang et al. 2020, https://doi.org/10.1145/3340531.3411923;
     https://github.com/Zhen-Tan-dmml/TLP-FSNC.

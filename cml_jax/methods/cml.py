@@ -1,4 +1,4 @@
-"""Cooperative meta-learning: a co-learner on the adapted body's features, outer loop alone."""
+"""Cooperative meta-learning: a co-learner on the features of the adapted body, outer loop only."""
 
 import jax
 
@@ -14,33 +14,43 @@ def cml(
     scale: jax.typing.ArrayLike,
     frozen: bool = False,
 ) -> Method:
-    """Adds a co-learner to the outer objective of any method; at test it is gone.
+    """Cooperative meta-learning: adds a co-learner to the outer objective of any method.
 
         objective + scale * L_query(co_learner_phi(features of the adapted body))
 
-    The co-learner phi is never adapted (phi' = phi) and reads the query set only; one optimiser
-    updates body, head and co-learner together. `adapt` and `predict` are those of `method`.
+    The co-learner phi is never adapted (phi' = phi) and reads the query set only. One optimiser
+    updates body, head and co-learner together. `adapt` and `predict` are those of `method`, so at
+    test the co-learner is not used.
 
-    Where the paper and its code disagree: the paper writes the sum over tasks, the code takes the
-    mean (here: the weights, 1 / T each by default). The theorem takes the co-learner's gradient on
+    Where the paper and its code disagree: The paper writes the sum over tasks, the code takes the
+    mean (here the weights, 1 / T each by default). The theorem takes the co-learner's gradient on
     the head to be zero, which holds to first order only: through the inner loop the adapted body
     depends on the head, and that path is kept, as in the code. scale is 0.5 in section 4.2, 1.0 in
-    appendix A.1 and in the code, 0.2 on sinusoids and nodes.
+    appendix A.1 and in the code, and 0.2 on sinusoids and nodes.
 
     Args:
-      method: what is wrapped: `maml(...)`, `reptile(...)`, ...
-      co_learner: a `Model` whose inputs are features `[n, ...]`.
-      loss: `(outputs, targets) -> scalar`.
-      scale: gamma.
-      frozen: the co-learner keeps its random start in both loops: MAML + random noise, figure 3a.
-        (An outer optimiser with weight decay still shrinks it.)
+      method: The method to wrap, `maml(...)`, `reptile(...)`, ...
+      co_learner: A `Model` whose inputs are features `[n, ...]`.
+      loss: A function `(outputs, targets) -> scalar`.
+      scale: The weight gamma of the co-learner's loss.
+      frozen: True keeps the co-learner at its random start in both loops: MAML + random noise,
+        figure 3a. (An outer optimiser with weight decay still shrinks it.)
 
     Returns:
-      A `Method` whose params have "co_learner" beside "base"; "base" is initialised as by `method`
+      A `Method` whose parameters have "co_learner" beside "base". "base" starts as under `method`
       with the same key. Its metrics gain "co_learner_loss".
 
     Raises:
-      ValueError: in `init`, when `method` has a co-learner already.
+      ValueError: In `init`, when `method` has a co-learner already.
+
+    Example:
+      >>> import jax, cml_jax
+      >>> from cml_jax.models import mlp, mlp_co_learner
+      >>> base = cml_jax.maml(mlp(), cml_jax.squared_error, learning_rate=0.01, num_steps=1)
+      >>> method = cml_jax.cml(base, mlp_co_learner(), cml_jax.squared_error, scale=0.2)
+      >>> params = method.init(jax.random.key(0), jax.numpy.zeros((5, 1)))
+      >>> sorted(params)
+      ['base', 'co_learner']
 
     Reference: Shin et al. 2024, https://arxiv.org/abs/2406.04639, eqs. 5-8.
     """
@@ -60,19 +70,22 @@ def cml(
 def cml_dagger(
     model: Model, co_learner: Model, loss: Loss, *, learning_rate: PyTree, num_steps: int
 ) -> Method:
-    """CML-dagger as the paper writes it: at test the co-learner takes the head's place.
+    """CML-dagger as the paper writes it: at test the co-learner takes the place of the head.
 
         psi' = psi - learning_rate * grad_psi L_support(co_learner_phi(psi)), K times, phi frozen
 
-    and phi reads psi' to score the query set. The meta-learner's head takes no part.
+    The prediction on the query set is phi(psi'). The meta-learner's head takes no part.
 
     Args:
-      model, loss: as in training.
-      co_learner: as given to `cml`.
-      learning_rate, num_steps: of the inner loop, as in `maml`.
+      model: The network, as in training.
+      co_learner: The co-learner, as given to `cml`.
+      loss: A function `(outputs, targets) -> scalar`, as in training.
+      learning_rate: The inner rate, as in `maml`.
+      num_steps: The number K of inner steps, static.
 
     Returns:
-      A `Method` for `evaluate`, on the params that training with `cml` gives.
+      A `Method` for `evaluate`, on the parameters that training with `cml` gives. The co-learner is
+      in `extra["co_learner"]` of what it adapts.
 
     Reference: Shin et al. 2024, https://arxiv.org/abs/2406.04639, eq. 9.
     """
@@ -112,15 +125,16 @@ def cml_dagger_released(method: Method, co_learner: Model) -> Method:
 
         (psi', theta') = method.adapt(psi, theta);   prediction phi(psi')
 
-    The co-learner then scores the query set on the adapted body's features. The paper's equation 9
-    (`cml_dagger`) adapts the body alone, with the co-learner's own support loss.
+    The co-learner then scores the query set on the features of the adapted body. The paper's
+    equation 9 (`cml_dagger`) adapts the body alone, with the co-learner's own support loss.
 
     Args:
-      method: the method that `cml` wrapped in training.
-      co_learner: as given to `cml`.
+      method: The method that `cml` wrapped in training.
+      co_learner: The co-learner, as given to `cml`.
 
     Returns:
-      A `Method` for `evaluate`, on the params that training with `cml` gives.
+      A `Method` for `evaluate`, on the parameters that training with `cml` gives. The co-learner is
+      in `extra["co_learner"]` of what it adapts.
 
     Reference: https://github.com/JJongyn/CML.
     """

@@ -13,29 +13,29 @@ def collaborative(model: Model, loss: Loss, *, co_learner: Model, **inner: Any) 
 
         L(head(features)) + L(co_learner(features)),   on the support and on the query set
 
-    What CML is compared with: here the second head adapts in the inner loop, there it does not. At
-    test both heads adapt still, and `model`'s own head predicts.
+    This is what CML is compared with: here the second head adapts in the inner loop, under CML it
+    does not. At test both heads still adapt, and `model`'s own head predicts.
 
     Song & Chai also draw the heads towards each other's soft labels. That is left out: the CML
     paper compares with two heads that both adapt, and the sum is the nearest to its own objective.
 
     Args:
-      model: the network.
-      loss: `(outputs, targets) -> scalar`, for both loops and both heads.
-      co_learner: a `Model` whose inputs are features `[n, ...]`.
-      **inner: the other arguments of `maml`: learning_rate or optimizer, num_steps, adapts,
-        first_order, remat; both heads are part of "head".
+      model: The network.
+      loss: A function `(outputs, targets) -> scalar`, used in both loops and for both heads.
+      co_learner: The second head, a `Model` whose inputs are features `[n, ...]`.
+      **inner: The other arguments of `maml`: learning_rate or optimizer, num_steps, adapts,
+        first_order, remat. For them both heads are part of "head".
 
     Returns:
-      A `Method` whose params are {"base": {"body", "head": {"meta_learner", "co_learner"}}}; body
-      and meta-learner start as `maml`'s do with the same key. It reports "loss", the sum, and
+      A `Method` with the parameters {"base": {"body", "head": {"meta_learner", "co_learner"}}}.
+      Body and meta-learner start as `maml`'s do with the same key. It reports "loss", the sum, and
       "co_learner_loss", the second head's part of it.
 
     Raises:
-      ValueError: as `maml` does.
+      ValueError: As `maml` does.
 
-    Reference: Song & Chai 2018, https://arxiv.org/abs/1805.11761, as Shin et al. 2024,
-    https://arxiv.org/abs/2406.04639, compare it.
+    Reference: Song & Chai 2018, https://arxiv.org/abs/1805.11761, as compared by Shin et al. 2024,
+    https://arxiv.org/abs/2406.04639.
     """
 
     def init(key, inputs):

@@ -20,35 +20,54 @@ def maml(
     first_order: jax.typing.ArrayLike = False,
     remat: bool = False,
 ) -> Method:
-    """Model-agnostic meta-learning: learn parameters from which K gradient steps go far.
+    """Model-agnostic meta-learning: learns parameters from which K gradient steps lead far.
 
         theta' = theta - learning_rate * grad L_support(theta), K times;   objective L_query(theta')
 
-    or, with `optimizer`, K steps of it from a fresh state, differentiated through as well.
+    With `optimizer`, the K steps are those of any optax optimiser, from a fresh state, and the
+    outer loop differentiates through them as well.
 
-    The inner rate is on the *mean* loss. cbfinn/maml divides its summed cross-entropy by the shots,
-    not by ways * shots, so its printed rates are `ways` times smaller than the ones to give here
-    (0.4 there is 2.0 here on 5-way Omniglot).
+    The inner rate applies to the *mean* loss. cbfinn/maml divides its summed cross-entropy by the
+    shots and not by ways * shots, so its printed rates are `ways` times smaller than the ones to
+    give here (its 0.4 is 2.0 here on 5-way Omniglot).
 
     Args:
-      model: the network.
-      loss: `(outputs, targets) -> scalar`, for both loops.
-      num_steps: K, static.
-      learning_rate: the inner rate, a scalar or a prefix tree such as `{"body": 0.0, "head": 0.5}`.
-      optimizer: any optax transformation in the place of learning_rate, such as
-        `optax.adam(0.01, eps_root=1e-8)`. Ours: the paper has plain gradient descent.
-      adapts: which parts adapt, a prefix tree of bools.
-      first_order: FOMAML: the inner gradients are constants of the outer loop. May be traced, as in
-        `gradient_descent`.
-      remat: recompute the inner steps in the backward pass (memory flat in K).
+      model: The network.
+      loss: A function `(outputs, targets) -> scalar`, used in both loops.
+      num_steps: The number K of inner steps, static.
+      learning_rate: The inner rate, a scalar or a prefix tree such as `{"body": 0.0, "head": 0.5}`.
+      optimizer: The inner optimiser in place of learning_rate, any optax transformation such as
+        `optax.adam(0.01, eps_root=1e-8)`. The paper has plain gradient descent only.
+      adapts: The parts that adapt, a prefix tree of bools such as `{"body": False, "head": True}`.
+      first_order: True treats the inner gradients as constants of the outer loop (FOMAML). A traced
+        bool changes the order within one compiled program, as in `gradient_descent`.
+      remat: True recomputes the inner steps in the backward pass, so that memory does not grow with
+        the activations of K steps.
 
     Returns:
-      A `Method` whose params are {"base": {"body", "head"}}. It reports "loss", of the query set.
+      A `Method` with the parameters `{"base": {"body", "head"}}`. It reports "loss", that of the
+      query set.
 
     Raises:
-      ValueError: when there is not one of learning_rate and optimizer; in `adapt`, when num_steps
-        is negative, learning_rate or adapts is no prefix of the parameters, or the update of
-        `optimizer` has no finite derivative (`cml_jax.inner.check_differentiable`).
+      ValueError: When learning_rate and optimizer are both given, or neither. In `adapt`, when
+        num_steps is negative, when learning_rate or adapts is not a prefix of the parameters, or
+        when the update of `optimizer` has no finite derivative
+        (`cml_jax.inner.check_differentiable`).
+
+    Example:
+      >>> import jax, cml_jax
+      >>> from cml_jax.models import mlp
+      >>> from cml_jax.tasks import sinusoid
+      >>> method = cml_jax.maml(mlp(), cml_jax.squared_error, learning_rate=0.01, num_steps=5)
+      >>> task = sinusoid(jax.random.key(1), shots=5, queries=10)
+      >>> params = method.init(jax.random.key(0), task.support.inputs)
+      >>> adapted = method.adapt(params, task.support)
+      >>> outputs, features = method.predict(adapted, task.query.inputs)
+      >>> outputs.shape, features.shape
+      ((10, 1), (10, 40))
+      >>> loss, report = method.objective(params, adapted, task.query)
+      >>> list(report)
+      ['loss']
 
     Reference: Finn et al. 2017, https://arxiv.org/abs/1703.03400, algorithm 2.
     """
@@ -93,11 +112,11 @@ def maml(
 
 
 fomaml = partial(maml, first_order=True)
-fomaml.__doc__ = """First-order MAML: `d theta' / d theta` is taken to be the identity.
+fomaml.__doc__ = """First-order MAML: treats `d theta' / d theta` as the identity.
 
     theta' as in `maml`;   gradient of the outer loop: grad L_query at theta'
 
-Args, Returns, Raises: those of `maml`, without first_order.
+Args, Returns, Raises: Those of `maml`, without first_order.
 
 Reference: Finn et al. 2017, https://arxiv.org/abs/1703.03400, section 5.2.
 """
@@ -107,7 +126,7 @@ anil.__doc__ = """Almost no inner loop: only the head adapts.
 
     head' = head - learning_rate * grad_head L_support(body, head), K times
 
-Args, Returns, Raises: those of `maml`, without adapts.
+Args, Returns, Raises: Those of `maml`, without adapts.
 
 Reference: Raghu et al. 2020, https://arxiv.org/abs/1909.09157.
 """
@@ -117,7 +136,7 @@ boil.__doc__ = """Body only in the inner loop: the head does not adapt.
 
     body' = body - learning_rate * grad_body L_support(body, head), K times
 
-Args, Returns, Raises: those of `maml`, without adapts.
+Args, Returns, Raises: Those of `maml`, without adapts.
 
 Reference: Oh et al. 2021, https://arxiv.org/abs/2008.08882.
 """

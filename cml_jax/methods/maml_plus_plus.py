@@ -15,22 +15,22 @@ from cml_jax.types import Adapted, Loss, Method, Model, PyTree
 def multi_step_weights(
     epoch: jax.typing.ArrayLike, num_steps: int, *, num_epochs: float
 ) -> jax.Array:
-    """How much the query loss after each inner step counts, annealed to the last step alone.
+    """The weight of the query loss after each inner step, annealed to the last step alone.
 
-        w_k = max(1 - epoch / num_epochs, 0.03) / K  (k < K),  0 from num_epochs on
+        w_k = max(1 - epoch / num_epochs, 0.03) / K  (k < K),  0 once epoch >= num_epochs
         w_K = 1 - (K - 1) w_1
 
-    The authors' code counts whole epochs; between them this is the same line. From num_epochs on
-    the earlier losses are not computed.
+    The authors' code counts whole epochs; between them this is the same line. Once the weights of
+    the earlier losses are 0, these losses are not computed.
 
     Args:
-      epoch: the progress, a scalar, possibly traced; in any unit.
-      num_steps: K >= 1, static.
-      num_epochs: the progress at which the annealing ends, in the unit of `epoch` (10 to 15 of 100
+      epoch: The progress of training, a scalar in any unit. It may be traced.
+      num_steps: The number K >= 1 of inner steps, static.
+      num_epochs: The progress at which the annealing ends, in the unit of `epoch` (10 to 15 of 100
         epochs in the authors' settings).
 
     Returns:
-      `[K]`, of sum 1.
+      `[K]`, whose sum is 1.
 
     Reference: Antoniou et al. 2019, https://arxiv.org/abs/1810.09502, section 4, and its code.
     """
@@ -51,46 +51,56 @@ def maml_plus_plus(
     first_order: jax.typing.ArrayLike = False,
     remat: bool = False,
 ) -> Method:
-    """MAML++: three parts that steady MAML, each of which may be off; all off, it is `maml`.
+    """MAML++: three parts that steady MAML, each of which may be off. With all off it is `maml`.
 
         theta_k = theta_{k-1} - alpha_k * grad L_support(theta_{k-1}; norm_k),  k = 1..K
         objective  sum_k w_k L_query(theta_k; norm_k)
 
-    alpha_k: one learned scalar for every parameter tensor and step, as in the authors' code (the
-    paper says layer, whose kernel and bias would share it). norm_k: scale and bias of batch norm in
-    step k, trained by the outer loop and not adapted: the leaves "scale" and "bias" of modules
-    whose name contains "BatchNorm". Step 1's are those of "base"; a network without batch norm has
-    none. With more inner steps than rates (at test, say), the last rates and norm go on.
+    alpha_k is one learned scalar for every parameter tensor and step, as in the authors' code (the
+    paper says layer, whose kernel and bias would share it). norm_k is the scale and bias of the
+    normalisation layers in step k, which the outer loop trains and the inner loop does not adapt;
+    those of step 1 are in "base". With more inner steps than rates (at test, say), the last rates
+    and norm serve all further steps.
+
+    A normalisation layer is recognised by its parameters, whatever its name: "scale" and "bias" (or
+    "gamma" and "beta"), vectors of one length and nothing else, as all of Flax's layers have them;
+    or "scale" alone in a layer named like a norm. A network without such layers has no norm_k.
 
     Where this differs from the paper: the statistics are always those of the batch at hand, since a
     pure function keeps no running ones (the paper's running statistics are per step; its code
-    stores them but normalises with the batch in training and at test); and there are K rates, not
-    K + 1, since the last is never used. Cosine annealing belongs to the outer optimiser.
+    stores them but normalises with the batch in training and at test); and there are K rates in
+    place of K + 1, since the last is never used. Cosine annealing belongs to the outer optimiser.
 
-    Under `cml` the co-learner reads the features after the last step alone: the paper on it does
-    not say which steps it joins, and the last is the only one that is used at test.
+    Under `cml` the co-learner reads the features after the last step only: the paper on it does not
+    say which steps it joins, and the last is the only one that is used at test.
 
     Args:
-      model: the network.
-      loss: `(outputs, targets) -> scalar`, for both loops.
-      learning_rate: where the rates start, a scalar or a prefix tree as in `maml`.
-      num_steps: K, static.
-      step_weights: w `[K]`, possibly traced: `multi_step_weights(...)`. A query loss of weight 0
-        is not computed (but under a vmap over the weights). None is the last step alone, and the
-        method to evaluate with.
-      learn_rates: False keeps `learning_rate`.
-      per_step_norm: False adapts batch norm in the inner loop, as MAML does.
-      first_order: the inner gradients are constants of the outer loop. It may be a traced bool, for
-        annealing from first to second order in one program.
-      remat: recompute inner steps in the backward pass; the earlier query losses always are.
+      model: The network.
+      loss: A function `(outputs, targets) -> scalar`, used in both loops.
+      learning_rate: The value at which the rates start, a scalar or a prefix tree as in `maml`.
+      num_steps: The number K of inner steps, static.
+      step_weights: The weights w of the query losses, `[K]`, such as `multi_step_weights(...)`.
+        They may be traced. A query loss of weight 0 is not computed (except under a vmap over the
+        weights). None takes the last step alone, and is how to evaluate.
+      learn_rates: False keeps the rates at `learning_rate`.
+      per_step_norm: False adapts the normalisation layers in the inner loop, as MAML does.
+      first_order: True treats the inner gradients as constants of the outer loop. A traced bool
+        changes the order within one compiled program.
+      remat: True recomputes the inner steps in the backward pass. The earlier query losses always
+        are.
 
     Returns:
-      A `Method` whose params have beside "base" (both are trees like "base", None elsewhere)
-      "inner_rates", leaves `[K]`, and "step_norm", leaves `[K - 1, c]` (with K > 1). With
-      step_weights its metrics gain "multi_step_loss", what is minimised; "loss" is the last step's.
+      A `Method` whose parameters have beside "base" (both are trees like "base", None elsewhere)
+      "inner_rates", leaves `[K]`, and "step_norm", leaves `[K - 1, c]` (if K > 1). With
+      step_weights its metrics gain "multi_step_loss", which is minimised; "loss" is that of the
+      last step. `adapt` returns `extra["step_norm"]`, the norm of the last step, and
+      `extra["earlier"]`, the networks after the earlier steps, where its own `predict` and
+      `objective` need them.
 
     Raises:
-      ValueError: when num_steps is negative or step_weights are not `[num_steps]`.
+      ValueError: When num_steps is negative or step_weights is not `[num_steps]`. In `init` and
+        `adapt`, when per_step_norm is True and a layer may be a normalisation layer but cannot be
+        recognised.
 
     Reference: Antoniou et al. 2019, https://arxiv.org/abs/1810.09502, section 4, and its code.
     """
@@ -226,7 +236,10 @@ def _is_norm(layer, leaves):
 
 def _may_be_norm(layer, leaves):
     vectors = {name for name, shape in leaves.items() if len(shape) == 1 and shape[0] > 1}
-    return bool(vectors & {"scale", "gamma"}) or (_says_norm(layer) and vectors == set(leaves))
+    alike = vectors == set(leaves) and len({*leaves.values()}) == 1
+    # Two vectors and nothing else: not so in a whole body, which may be one that is by hand.
+    pair = alike and len(leaves) > 1 and len(layer) > 1
+    return bool(vectors & {"scale", "gamma"}) or pair or (alike and _says_norm(layer))
 
 
 def _says_norm(layer):

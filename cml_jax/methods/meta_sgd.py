@@ -1,4 +1,4 @@
-"""Meta-SGD: MAML whose inner rates are learned, one for every parameter."""
+"""Meta-SGD: MAML whose inner rates are learned, one for each parameter."""
 
 import jax
 import jax.numpy as jnp
@@ -18,33 +18,34 @@ def meta_sgd(
     first_order: jax.typing.ArrayLike = False,
     remat: bool = False,
 ) -> Method:
-    """Learns the initialisation and the direction and length of the inner steps.
+    """Learns the initialisation together with the direction and the length of the inner steps.
 
         theta' = theta - alpha * grad L_support(theta), elementwise;   objective L_query(theta')
 
-    and the outer loop trains theta and alpha together. A rate may become negative: the paper does
-    not constrain it.
+    The outer loop trains theta and alpha together. A rate may become negative: the paper does not
+    constrain it.
 
     Where this differs from the paper: alpha starts at `learning_rate` and not uniformly at random
     in [0.005, 0.1], so that the first step is that of `maml` and runs can be compared; and there
-    may be more than the paper's one inner step. They share alpha, and without a low outer rate or
-    clipping alpha can grow until the inner loop diverges.
+    may be more than the paper's one inner step. All steps share alpha, and without a low outer rate
+    or clipping alpha can grow until the inner loop diverges.
 
     Args:
-      model: the network.
-      loss: `(outputs, targets) -> scalar`, for both loops.
-      learning_rate: where alpha starts, a scalar or a prefix tree as in `maml`.
-      num_steps: K, static.
-      adapts: which parts adapt, a prefix tree of bools; only these have rates.
-      first_order: the inner gradients are constants of the outer loop; alpha is still trained.
-      remat: recompute the inner steps in the backward pass (memory flat in K).
+      model: The network.
+      loss: A function `(outputs, targets) -> scalar`, used in both loops.
+      learning_rate: The value at which alpha starts, a scalar or a prefix tree as in `maml`.
+      num_steps: The number K of inner steps, static.
+      adapts: The parts that adapt, a prefix tree of bools. Only these have rates.
+      first_order: True treats the inner gradients as constants of the outer loop; alpha is still
+        trained.
+      remat: True recomputes the inner steps in the backward pass, as in `maml`.
 
     Returns:
-      A `Method` whose params have "inner_rates" beside "base": a tree like "base", each leaf with
-      the shape and dtype of its parameter, None where nothing adapts.
+      A `Method` whose parameters have "inner_rates" beside "base": a tree like "base", each leaf
+      with the shape and dtype of its parameter, and None where nothing adapts.
 
     Raises:
-      ValueError: in `init`, when learning_rate or adapts is no prefix of the parameters; in
+      ValueError: In `init`, when learning_rate or adapts is not a prefix of the parameters; in
         `adapt`, when num_steps is negative.
 
     Reference: Li et al. 2017, https://arxiv.org/abs/1707.09835, algorithm 1.

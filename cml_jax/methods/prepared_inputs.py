@@ -1,4 +1,4 @@
-"""What needs no weights is made of a task's inputs once, outside of the inner loop."""
+"""Inputs that are computed once a task, outside of the inner loop."""
 
 from collections.abc import Callable
 
@@ -6,19 +6,19 @@ from cml_jax.types import Method, Noisy, PyTree
 
 
 def with_prepared_inputs(method: Method, prepare: Callable[[PyTree], PyTree]) -> Method:
-    """`method` on `prepare(inputs)`.
+    """`method` on `prepare(inputs)`, which is computed once a task.
 
-    For inputs that are cheap to store and costly to read, such as a node's id for its subgraph:
-    tasks hold the ids, and the inner loop, which reads its inputs at every step, what `prepare`
-    makes of them once.
+    This is for inputs that are cheap to store and costly to read, such as the id of a node whose
+    subgraph the network reads. Tasks hold the ids, and the inner loop, which reads its inputs at
+    every step, holds what `prepare` made of them.
 
     Args:
-      method: any method.
-      prepare: a pure function of inputs `[n, ...]` to inputs `[n, ...]`; of a `Noisy` it gets the
-        inputs, and the keys stay.
+      method: Any method.
+      prepare: A pure function from inputs `[n, ...]` to inputs `[n, ...]`. Of a `Noisy` it is given
+        the inputs, and the keys stay as they are.
 
     Returns:
-      A `Method`, the same but for its inputs.
+      A `Method` that is the same except for its inputs.
     """
 
     def make(inputs):

@@ -13,28 +13,27 @@ def reptile(
 ) -> Method:
     """Reptile as an objective, `1/2 |theta - stop_gradient(theta')|^2`.
 
-    Its gradient is `theta - theta'`, so that one step of SGD(eps) on the mean over tasks is the
-    published interpolation `theta + eps * mean_i(theta'_i - theta)`: there is no outer loop of its
-    own. The query set is not trained on; the reported "loss" is this distance.
+    Its gradient is `theta - theta'`, so one step of SGD(eps) on the mean over tasks is the
+    published interpolation `theta + eps * mean_i(theta'_i - theta)`, and Reptile needs no outer
+    loop of its own. The query set is not trained on. The reported "loss" is this distance.
 
-    `theta'` is returned with the first-order path to theta, which the objective above cuts and
-    which a wrapper such as `cml` uses.
+    `theta'` is returned with its first-order path to theta. The objective above cuts this path, and
+    a wrapper such as `cml` uses it.
 
     Every inner step sees the whole support set; `reptile_released` draws minibatches.
 
     Args:
-      model: the network.
-      loss: `(outputs, targets) -> scalar` of the inner loop.
-      optimizer: of the inner loop; a fresh state for every task (`reptile_released` carries it from
-        task to task). One without a finite derivative at zero will do: the gradients and parameters
-        that its update reads are constants.
-      num_steps: inner steps, static.
+      model: The network.
+      loss: A function `(outputs, targets) -> scalar` for the inner loop.
+      optimizer: The inner optimiser, with a fresh state for every task (`reptile_released` carries
+        its state from task to task). It need not be differentiable: the order is the first.
+      num_steps: The number of inner steps, static.
 
     Returns:
-      A `Method` whose params are {"base": {"body", "head"}}.
+      A `Method` with the parameters {"base": {"body", "head"}}.
 
     Raises:
-      ValueError: in `adapt`, when num_steps is negative.
+      ValueError: In `adapt`, when num_steps is negative.
 
     Reference: Nichol et al. 2018, https://arxiv.org/abs/1803.02999, algorithm 2.
     """
@@ -85,28 +84,34 @@ def reptile_released(
 
         theta_{k+1} = theta_k + optimizer(grad L(theta_k; minibatch k)),   k = 0, ..., K - 1
 
-    The minibatches walk through the support set, shuffled anew at every pass; one may end in the
-    next pass. The published inner optimiser is `optax.adam(rate, b1=0.0)`. Its state is in
-    `params["carried"]`: the tasks of a meta-step start from it, and `meta_step` puts the mean of
-    the states that they end in there. A test task starts from it too, and leaves it as it is.
+    The minibatches walk through the support set, which is shuffled anew for every pass; one
+    minibatch may start in one pass and end in the next. The published inner optimiser is
+    `optax.adam(rate, b1=0.0)`. Its state is in `params["carried"]`: the tasks of a meta-step start
+    from it, and `meta_step` puts the mean of the states that they end in there. A test task starts
+    from it too, and leaves it as it is.
 
-    With one task a meta-step this is the released code. With T it runs them one after another, each
-    from its predecessor's state; here they run at once, from the same state, so that the moments
-    forget T times more slowly. The tasks of a meta-step share the order of their minibatches, which
-    changes from step to step: a fixed order would favour the labels it ends with.
+    With one task in a meta-step this is the released code. With T tasks the code runs them one
+    after another, each from the state that the one before left. Here they run at once, from the
+    same state, so that the moments forget T times more slowly. The tasks of a meta-step share the
+    order of their minibatches, which changes from step to step: a fixed order would favour the
+    labels that it ends with.
 
     With SGD and `K * minibatch` support examples, `theta - theta'` is what gradient agreement
     weighs in its Reptile form: the sum of K updates on K disjoint parts of the task's examples.
 
     Args:
-      model, loss, optimizer, num_steps: as in `reptile`; more steps at test (50).
-      minibatch: examples an inner step, static.
+      model: The network.
+      loss: A function `(outputs, targets) -> scalar` for the inner loop.
+      optimizer: The inner optimiser.
+      num_steps: The number K of inner steps, static. The code takes more at test (50).
+      minibatch: The number of examples in an inner step, static.
 
     Returns:
-      A `Method` whose params have "carried" beside "base", as have its adapted parameters.
+      A `Method` whose parameters have "carried" beside "base"; `adapt` returns the next value as
+      `extra["carried"]`.
 
     Raises:
-      ValueError: when minibatch is not positive.
+      ValueError: When minibatch is not positive.
 
     Reference: Nichol et al. 2018, https://arxiv.org/abs/1803.02999, and its code,
     https://github.com/openai/supervised-reptile. Eshratifar et al. 2018,
@@ -142,7 +147,13 @@ def reptile_released(
 
 
 def minibatches(seed: jax.Array, size: int, minibatch: int, count: int) -> jax.Array:
-    """Rows of `count` minibatches that walk through shuffled passes over `size` examples.
+    """The rows of minibatches that walk through shuffled passes over all examples.
+
+    Args:
+      seed: An integer scalar; another one gives another order.
+      size: The number of examples.
+      minibatch: The number of rows in a minibatch.
+      count: The number of minibatches.
 
     Returns:
       int32 `[count, minibatch]`.

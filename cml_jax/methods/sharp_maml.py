@@ -1,4 +1,4 @@
-"""Sharp-MAML: inner gradients taken where the support loss is steepest nearby."""
+"""Sharp-MAML: takes inner gradients where the support loss is steepest nearby."""
 
 import jax
 import jax.numpy as jnp
@@ -20,29 +20,35 @@ def sharp_maml(
     first_order: bool = False,
     remat: bool = False,
 ) -> Method:
-    """Sharp-MAML_low: every inner gradient is taken at the perturbed parameters.
+    """Sharp-MAML_low: takes every inner gradient at perturbed parameters.
 
         theta' = theta - learning_rate * g(theta + radius * g(theta) / |g(theta)|), K times
 
-    with `g = grad L_support` on the leaves that adapt, and the norm over all of them; objective
-    L_query(theta'). At test it adapts in the same way, as the released code does.
+    with `g = grad L_support` on the leaves that adapt and the norm over all of them; the objective
+    is L_query(theta'). At test it adapts in the same way, as the released code does.
 
-    Sharp-MAML_up is `meta_step(radius=...)` with any method, Sharp-MAML_both is this with that.
+    Sharp-MAML_up is `meta_step(radius=...)` with any method, and Sharp-MAML_both is this method
+    with that step.
 
-    The outer loop differentiates through the perturbation, the norm included, as the released code
-    does (its inner gradients keep their graph): the meta-gradient is exact. With `first_order` the
-    perturbed gradient is a constant. The adaptive form, an option of the code, is left out.
+    The outer loop differentiates through the perturbation, its norm included, as the released code
+    does (its inner gradients keep their graph), so the meta-gradient is exact. With `first_order`
+    the perturbed gradient is a constant. The adaptive form, an option of the code, is left out.
 
     Args:
-      model, loss: as in `maml`.
-      learning_rate, num_steps, adapts, first_order, remat: as in `maml`.
-      radius: rho of the inner loop; 0 is MAML. 5e-4 in the code.
+      model: The network.
+      loss: A function `(outputs, targets) -> scalar`, used in both loops.
+      learning_rate: The inner rate, a scalar or a prefix tree as in `maml`.
+      num_steps: The number K of inner steps, static.
+      radius: The radius rho of the inner loop, 5e-4 in the code. With 0 the method is MAML.
+      adapts: The parts that adapt, a prefix tree of bools.
+      first_order: True treats the inner gradients as constants of the outer loop.
+      remat: True recomputes the inner steps in the backward pass, as in `maml`.
 
     Returns:
       A `Method` like `maml`'s.
 
     Raises:
-      ValueError: in `adapt`, as `maml` does.
+      ValueError: In `adapt`, as `maml` does.
 
     Reference: Abbas et al. 2022, https://arxiv.org/abs/2206.03996, algorithm 1;
     https://github.com/mominabbass/Sharp-MAML.

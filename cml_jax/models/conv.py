@@ -9,8 +9,9 @@ from cml_jax.types import Model
 
 
 class Conv4Body(nn.Module):
-    """Four convolution blocks and `extra_blocks`, `[n, h, w, c]` to `[n, h', w', filters]`; block
-    4 and those after it are not pooled."""
+    """Four convolution blocks and `extra_blocks` more, `[n, h, w, c]` to `[n, h', w', filters]`.
+    Block 4 and those after it are not pooled.
+    """
 
     filters: int
     pool: bool
@@ -53,19 +54,44 @@ class ConvHead(nn.Module):
 def conv4(ways: int, *, filters: int = 64, pool: bool = True, extra_blocks: int = 0) -> Model:
     """The 4-conv network: 3x3 convolution, batch norm, ReLU, 2x2 max-pool, four times, then linear.
 
-    121,093 parameters at 84 x 84 x 3, 5 ways, 64 filters. `features` are block 4 after ReLU and
-    *before* its max-pool, `[n, 10, 10, 64]` at 84 px and `[n, 3, 3, 64]` at 28 px: the co-learner
-    reads them there, and the pool belongs to the head.
+    It has 121,093 parameters at 84 x 84 x 3, 5 ways, 64 filters. The features are block 4 after
+    ReLU and *before* its max-pool, `[n, 10, 10, 64]` at 84 px and `[n, 3, 3, 64]` at 28 px: the
+    co-learner reads them there, and the pool belongs to the head.
 
-    Batch statistics always, in both loops and at test: see `evaluate(transductive=...)`.
+    It always uses the statistics of the batch, in both loops and at test: see
+    `evaluate(transductive=...)`.
+
+    Inputs are floating-point images with the channels last, `[n, height, width, channels]`. What
+    looks like channels first (a second axis of 1, 3 or 4 before two equal axes of 8 or more, or of
+    3 before two axes over 16 with the ratio of a photograph) is refused.
 
     Args:
-      ways: the number of outputs.
-      filters: channels of every block (64, or 32 as MAML on miniImageNet).
-      pool: False is the MAML paper's Omniglot form: stride 2 instead of max-pool, a quarter of the
-        arithmetic. (cbfinn/maml averages its last 2 x 2 map; here it is flattened.)
-      extra_blocks: more blocks on block 4's map, in the body; features are the last one's. 3 is
-        More-MAML, 232,261 parameters: more of them than under CML, and no co-learner.
+      ways: The number of outputs.
+      filters: The number of channels of every block (64, or 32 as MAML on miniImageNet).
+      pool: False is the form of the MAML paper's Omniglot network, with stride 2 instead of
+        max-pool and a quarter of the arithmetic. (cbfinn/maml averages its last 2 x 2 map; here it
+        is flattened.) True needs images of 16 x 16 or more.
+      extra_blocks: The number of additional blocks on the map of block 4, in the body; the features
+        are the last one's. 3 is More-MAML, 232,261 parameters: more of them than under CML, and no
+        co-learner.
+
+    Returns:
+      A `Model`.
+
+    Raises:
+      TypeError: In `init` and `apply`, when images are not floating-point.
+      ValueError: In `init` and `apply`, when images are too small, or their shape is not that of
+        images with the channels last.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from cml_jax.models import conv4
+      >>> model = conv4(5, filters=8)
+      >>> images = jnp.zeros((2, 28, 28, 1))
+      >>> params = model.init(jax.random.key(0), images)
+      >>> outputs, features = model.apply(params, images)
+      >>> outputs.shape, features.shape
+      ((2, 5), (2, 3, 3, 8))
 
     Reference: Finn et al. 2017, section 5.2; Shin et al. 2024, released code.
     """
@@ -77,14 +103,20 @@ def conv4(ways: int, *, filters: int = 64, pool: bool = True, extra_blocks: int 
 def conv_co_learner(ways: int, *, filters: int = 64, depth: int = 2, pool: bool = True) -> Model:
     """CML's co-learner for `conv4`: `depth` convolution blocks, max-pool, linear.
 
-    With depth 2, MAML and co-learner are 203,210 parameters at 84 px, 5 ways; depth 0 is the
-    linear co-learner (8,005), which gives CML the same gain, though not CML-dagger.
+    With depth 2, MAML and co-learner have 203,210 parameters at 84 px, 5 ways. Depth 0 is the
+    linear co-learner (8,005 parameters), which gives CML the same gain, though not CML-dagger.
 
     Args:
-      ways: the number of outputs.
-      filters: channels of every block.
-      depth: 0 to 4 in the paper's tables 7 and 8.
-      pool: as given to `conv4`.
+      ways: The number of outputs.
+      filters: The number of channels of every block.
+      depth: The number of blocks, 0 to 4 in the paper's tables 7 and 8.
+      pool: Whether the map is pooled, as given to `conv4`.
+
+    Returns:
+      A `Model` whose inputs are features `[n, h, w, c]`.
+
+    Raises:
+      ValueError: In `init` and `apply`, when there is less than 2 x 2 to pool.
 
     Reference: Shin et al. 2024, https://arxiv.org/abs/2406.04639, figure 2, tables 7 and 8.
     """

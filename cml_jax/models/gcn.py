@@ -16,7 +16,7 @@ _BLOCK = 64  # neighbours at a time: of CiteSeer's features more are wasted on m
 
 
 class GraphConvolutions(nn.Module):
-    """Two graph convolutions of `width`, ReLU and dropout between: `[n]` ids to `[n, width]`."""
+    """Two graph convolutions with ReLU and dropout between them, `[n]` ids to `[n, width]`."""
 
     graph: Graph
     width: int
@@ -77,20 +77,24 @@ def gcn(graph: Graph, ways: int, *, hidden: int = 16, dropout: float = 0.5) -> M
 
         features = A dropout(relu(A X W1 + b1)) W2 + b2,    A = D^-1 (A + I),   both `hidden` wide
 
-    Inputs are node ids int32 `[n]`. Only what they read is computed: A X is the graph's, made once,
-    and the hidden layer is that of their neighbours, however many there are; an inner step costs
-    what its nodes' neighbourhoods do, not what the graph does.
+    Inputs are node ids int32 `[n]`. Only what they read is computed: A X belongs to the graph and
+    is made once, and the hidden layer is that of their neighbours, however many there are. An inner
+    step costs what the neighbourhoods of its nodes do, not what the graph does.
 
-    Dropout is on where the inputs are a `Noisy`, and draws from the first example's key; a node has
-    one mask, whichever of its neighbours read it. No dropout on plain ids.
+    Dropout is on where the inputs are a `Noisy`, and draws from the key of the first example. A
+    node has one mask, whichever of its neighbours read it. On plain ids there is no dropout.
 
     The graph may be traced. It counts as a constant of every derivative.
 
     Args:
-      graph: closed over; make the model inside what is jitted, with the graph as its argument.
-      ways: classes in a task.
-      hidden: width of both convolutions.
-      dropout: share of the hidden units that is dropped.
+      graph: The graph, which the model closes over. Make the model inside the function that is
+        compiled, with the graph as its argument.
+      ways: The number of classes in a task.
+      hidden: The width of both convolutions.
+      dropout: The share of the hidden units that is dropped.
+
+    Returns:
+      A `Model`.
 
     Reference: Kipf & Welling 2017, https://arxiv.org/abs/1609.02907, with D^-1 (A + I) and a linear
     head, as in https://github.com/Zhen-Tan-dmml/TLP-FSNC.
@@ -104,17 +108,21 @@ def sgc(graph: Graph, ways: int, *, hidden: int = 16, hops: int = 2) -> Model:
 
         features = A^hops X W + b,    A = D^-1 (A + I)
 
-    Only the rows of the asked nodes are computed. Without ReLU there is nothing to drop: a `Noisy`
-    counts as its inputs. The paper has one linear layer, straight to the classes; a body of
+    Only the rows of the nodes asked for are computed. Without ReLU there is nothing to drop, and a
+    `Noisy` counts as its inputs. The paper has one linear layer, straight to the classes; a body of
     `hidden` units and a head are what meta-learners cut.
 
     Args:
-      graph, ways: as in `gcn`.
-      hidden: width of the features.
-      hops: 1 or 2.
+      graph: The graph, as in `gcn`.
+      ways: The number of classes in a task.
+      hidden: The width of the features.
+      hops: The number of times to average, 1 or 2.
+
+    Returns:
+      A `Model`.
 
     Raises:
-      ValueError: when hops is neither.
+      ValueError: When hops is neither.
 
     Reference: Wu et al. 2019, https://arxiv.org/abs/1902.07153.
     """
@@ -132,6 +140,13 @@ def node_head(ways: int) -> nn.Module:
 
 def node_co_learner(ways: int, *, width: int = 16) -> Model:
     """CML's co-learner on the features of a node: one hidden layer with ReLU, and an output.
+
+    Args:
+      ways: The number of classes in a task.
+      width: The width of the hidden layer.
+
+    Returns:
+      A `Model` whose inputs are features `[n, c]`.
 
     Reference: Shin et al. 2024, https://arxiv.org/abs/2406.04639, section 4.3.
     """

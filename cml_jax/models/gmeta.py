@@ -31,25 +31,29 @@ class SubgraphMean(nn.Module):
 
 
 def gmeta(ways: int, *, hidden: int = 16, dropout: float = 0.5) -> Model:
-    """G-Meta's network: a GCN on each node's subgraph, the mean over it, and a linear head.
+    """G-Meta's network: a GCN on the subgraph of each node, the mean over it, and a linear head.
 
         features = mean(A_S relu(A_S X_S W1 + b1) W2 + b2) = c' relu(A_S X_S W1 + b1) W2 + b2
 
     The mean over the nodes makes the second convolution a weighted sum, so a subgraph enters as the
-    rows of A_S X_S and their weights c. Its inputs are a `Subgraph`: wrap the *method*,
+    rows of A_S X_S and their weights c. Its inputs are a `Subgraph`. Wrap the *method*,
 
         with_prepared_inputs(fomaml(gmeta(2), ...), partial(subgraphs_of, table))
 
-    so that inputs are node ids, whose rows are made once a task and not in each inner step.
+    so that its inputs are node ids, whose rows are computed once a task and not in each inner step.
 
-    As TLP-FSNC has it. The paper scores query nodes by their distance to class prototypes and adds
-    a contrastive loss; here the head is linear and the loss is what the method takes.
+    This is the network as TLP-FSNC has it. The paper scores query nodes by their distance to class
+    prototypes and adds a contrastive loss; here the head is linear and the loss is what the method
+    is given.
 
     Args:
-      ways: classes in a task.
-      hidden: width of both convolutions.
-      dropout: share of the hidden units that is dropped where the inputs are a `Noisy`, drawn anew
-        for every subgraph that a node is in.
+      ways: The number of classes in a task.
+      hidden: The width of both convolutions.
+      dropout: The share of the hidden units that is dropped where the inputs are a `Noisy`, drawn
+        anew for every subgraph that a node is in.
+
+    Returns:
+      A `Model`.
 
     Reference: Huang & Zitnik 2020, https://arxiv.org/abs/2006.07889;
     https://github.com/Zhen-Tan-dmml/TLP-FSNC.

@@ -80,7 +80,7 @@ class Linear(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation that always uses the statistics of the batch at hand, eps 1e-5.
 
-    Scale (1) and bias (0) are ordinary parameters: the inner loop adapts them.
+    Scale (1) and bias (0) are ordinary parameters, which the inner loop adapts.
     """
 
     @nn.compact
@@ -92,9 +92,9 @@ class BatchNorm(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """3x3 convolution, batch norm, and with `pool` 2x2 max-pool; ReLU comes last.
+    """3x3 convolution, batch norm, 2x2 max-pool if `pool`, and ReLU.
 
-    Pooling before ReLU: they commute, and three quarters of the ReLU's work is saved.
+    Pooling comes before ReLU: they commute, and this saves three quarters of the ReLU's work.
 
     The convolution's bias is a parameter, as in the papers' parameter counts, but is not added:
     batch statistics cancel it, in the values and in every derivative.

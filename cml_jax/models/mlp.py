@@ -41,12 +41,17 @@ def mlp(
     hidden: Sequence[int] = (40, 40),
     activation: Callable[[jax.Array], jax.Array] = nn.relu,
 ) -> Model:
-    """A perceptron, 1-40-40-1 by default (1,761 parameters); features are its last hidden layer.
+    """A perceptron, 1-40-40-1 by default (1,761 parameters).
+
+    Its features are the last hidden layer.
 
     Args:
-      outputs: width of the (linear) output.
-      hidden: widths of the hidden layers, at least one.
-      activation: after every hidden layer.
+      outputs: The width of the (linear) output.
+      hidden: The widths of the hidden layers, at least one.
+      activation: The function after every hidden layer.
+
+    Returns:
+      A `Model` on inputs `[n, c]`.
 
     Reference: Finn et al. 2017, section 5.1.
     """
@@ -58,11 +63,26 @@ def mlp_co_learner(
 ) -> Model:
     """CML's co-learner for `mlp`: one hidden layer and an output (1,681 parameters on 40 features).
 
+    Args:
+      outputs: The width of the (linear) output.
+      width: The width of the hidden layer.
+      activation: The function after the hidden layer.
+
+    Returns:
+      A `Model` whose inputs are features `[n, c]`.
+
     Reference: Shin et al. 2024, https://arxiv.org/abs/2406.04639, section 4.1.
     """
     return from_linen(OneHiddenHead(outputs, width, activation))
 
 
 def linear_co_learner(outputs: int = 1) -> Model:
-    """A single linear layer on the last hidden layer."""
+    """A co-learner that is a single linear layer on features `[n, c]`.
+
+    Args:
+      outputs: The width of the output.
+
+    Returns:
+      A `Model`.
+    """
     return from_linen(Linear(outputs))

@@ -9,7 +9,7 @@ from support.graphs import random_graph
 
 from cml_jax import Adapted, Batch, Task, cml, cross_entropy, maml
 from cml_jax.methods.amm_gnn import Matched, amm_gnn, attribute_sets
-from cml_jax.models import gcn, node_co_learner
+from cml_jax.models import gcn, gmeta, node_co_learner, sgc
 from cml_jax.types import Noisy
 
 GRAPH, _, FEATURES = random_graph()
@@ -141,3 +141,21 @@ def test_dropout_is_where_the_support_has_keys():
     params = method.init(jax.random.key(0), MATCHED.support.inputs)
     found, plain = (jax.jit(after(method, task))(params) for task in (noisy, MATCHED))
     assert jnp.isfinite(found) and abs(found - plain) > 1e-4
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        sgc(GRAPH, 2, hidden=3),
+        gcn(GRAPH._replace(smoothed=GRAPH.smoothed[:, :4]), 2, hidden=3),
+        gmeta(2)._replace(init=lambda key, inputs: {"body": jnp.ones(3), "head": jnp.ones(3)}),
+    ],
+    ids=["no such layer", "other features", "no layers"],
+)
+def test_a_network_whose_first_layer_it_cannot_scale_is_refused(model):
+    method = amm_gnn(model, GRAPH, cross_entropy, **INNER)
+    with pytest.raises(
+        ValueError, match=r"kernel_1.* with its 6 rows.* cml_jax.models.gcn"
+    ) as error:
+        method.init(jax.random.key(0), MATCHED.support.inputs)
+    assert "\n" not in str(error.value)

@@ -1,5 +1,6 @@
 """MAML++: each part against a loop by hand, all of them against finite differences."""
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from jax.flatten_util import ravel_pytree
 from support.battery import (
     CO_LEARNER,
@@ -23,7 +25,7 @@ from support.battery import (
 
 import cml_jax
 from cml_jax import cml, maml, maml_plus_plus, multi_step_weights, squared_error
-from cml_jax.models import BatchNorm, Linear, from_linen, mlp
+from cml_jax.models import BatchNorm, Linear, from_linen, from_nnx, mlp
 
 
 class Body(nn.Module):
@@ -278,3 +280,130 @@ def test_wrong_steps_are_named():
         plus_plus(num_steps=5, step_weights=WEIGHTS)
     with pytest.raises(ValueError, match="num_steps=-1"):
         plus_plus(num_steps=-1)
+
+
+class OwnNorm(nn.Module):
+    """Batch norm under other names of its leaves."""
+
+    names: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        x = (x - x.mean(0, keepdims=True)) / jnp.sqrt(x.var(0, keepdims=True) + 1e-5)
+        leaves = [self.param(name, nn.initializers.ones, x.shape[-1:]) for name in self.names]
+        return sum(leaf[None] for leaf in leaves[1:]) + x * leaves[0][None]
+
+
+class NormNNX(nnx.Module):
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(1, 3, rngs=rngs)
+        self.between = nnx.LayerNorm(3, rngs=rngs)
+
+    def __call__(self, x):
+        return jnp.tanh(self.between(self.linear(x)))
+
+
+class Around(nn.Module):
+    layer: Callable[[], nn.Module]
+
+    @nn.compact
+    def __call__(self, x):
+        return jnp.tanh(self.layer()(Linear(3)(x)))
+
+
+def around(layer, **settings):
+    """A network with one more layer, which has the name that it is given."""
+    return from_linen(Around(partial(layer, **settings)), Linear(1))
+
+
+@pytest.mark.parametrize(
+    "net, names",
+    [
+        (around(BatchNorm, name="bn1"), {"bn1"}),
+        (around(BatchNorm, name="standardise"), {"standardise"}),
+        (from_linen(nn.Sequential([Linear(3), BatchNorm()]), Linear(1)), {"layers_1"}),
+        (around(nn.GroupNorm, num_groups=1), {"GroupNorm_0"}),
+        (around(nn.RMSNorm), {"RMSNorm_0"}),
+        (around(OwnNorm, names=("gamma", "beta"), name="z"), {"z"}),
+        (
+            from_nnx(lambda rngs: NormNNX(rngs), lambda rngs: nnx.Linear(3, 1, rngs=rngs)),
+            {"between"},
+        ),
+        (from_linen(nn.WeightNorm(nn.Dense(3)), Linear(1)), set()),
+        (mlp(), set()),
+    ],
+    ids="bn1 other sequential group rms own nnx weight mlp".split(),
+)
+def test_norms_are_found_by_what_they_are(net, names):
+    task = first(sinusoids())
+    method = maml_plus_plus(net, squared_error, learning_rate=0.1, num_steps=2)
+    params = start(method, task.support.inputs)
+    found = jax.tree_util.tree_leaves_with_path(params["step_norm"])
+    assert {path[-2].key for path, _ in found} == names
+    rates = {path[:-1] for path, _ in jax.tree_util.tree_leaves_with_path(params["inner_rates"])}
+    assert rates.isdisjoint(path[:-1] for path, _ in found)
+    adapted = method.adapt(params, task.support)
+    norms = {path for path, _ in found}
+    for (path, old), new in zip(
+        jax.tree_util.tree_leaves_with_path(params["base"]),
+        jax.tree.leaves(adapted.params),
+        strict=True,
+    ):
+        assert (old is new) == (path in norms)
+    # The norm of the second step is the one that counts at the end.
+    shaken = params | {"step_norm": jax.tree.map(lambda x: x + 1, params["step_norm"])}
+    outputs = [
+        method.predict(method.adapt(p, task.support), task.query.inputs)[0]
+        for p in (params, shaken)
+    ]
+    assert (outputs[0] != outputs[1]).any() == bool(names)
+
+
+class KernelAndScale(nn.Module):
+    """A layer whose norm is not a module of its own."""
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3))
+        scale = self.param("scale", nn.initializers.ones, (3,))
+        x = x @ kernel
+        return (x - x.mean(0, keepdims=True)) * scale[None]
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        around(OwnNorm, names=("g", "b")),
+        around(OwnNorm, names=("weight", "offset"), name="z"),
+        around(OwnNorm, names=("g",), name="bn"),
+        around(OwnNorm, names=("scale",), name="z"),
+        around(OwnNorm, names=("scale", "shift")),
+        around(KernelAndScale),
+    ],
+    ids=["g and b", "weight and offset", "g alone", "scale alone", "scale and shift", "in a layer"],
+)
+def test_what_may_be_a_norm_is_refused(net):
+    inputs = jnp.ones((4, 1))
+    build = partial(maml_plus_plus, net, squared_error, learning_rate=0.1)
+    with pytest.raises(ValueError, match="per_step_norm=True but .* per_step_norm=False") as error:
+        build(num_steps=2).init(jax.random.key(0), inputs)
+    assert "\n" not in str(error.value)
+    build(num_steps=2, per_step_norm=False).init(jax.random.key(0), inputs)
+
+
+def test_vectors_that_are_no_norm_adapt():
+    """A network by hand whose parameters are vectors under plain names."""
+    net = cml_jax.Model(
+        lambda key, x: {
+            "body": {"w": jnp.ones(3), "b": jnp.ones(3)},
+            "head": {"scale": jnp.ones(1)},
+        },
+        lambda p, x: (
+            (x * p["body"]["w"][None]).sum(1, keepdims=True) * p["head"]["scale"][None],
+            x,
+        ),
+    )
+    method = maml_plus_plus(net, squared_error, learning_rate=0.1, num_steps=2)
+    params = method.init(jax.random.key(0), jnp.ones((4, 1)))
+    assert jax.tree.leaves(params["step_norm"]) == []
+    assert jax.tree.structure(params["inner_rates"]) == jax.tree.structure(params["base"])

@@ -1,5 +1,7 @@
 """Parameter counts, an independent 4-conv network, and the way of a user's own modules."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,12 +11,15 @@ from flax import nnx
 from support.battery import assert_same, double
 
 import cml_jax
-from cml_jax import Batch, cross_entropy
+from cml_jax import Batch, Model, cross_entropy
+from cml_jax.graphs.block_graph import block_graph
 from cml_jax.models import (
+    ConvBlock,
     conv4,
     conv_co_learner,
     from_linen,
     from_nnx,
+    gcn,
     linear_co_learner,
     mlp,
     mlp_co_learner,
@@ -247,3 +252,204 @@ def test_running_statistics_are_refused():
         from_linen(Stateful(), nn.Dense(2)).init(jax.random.key(0), jnp.ones((4, 3)))
     with pytest.raises(ValueError, match=r"BatchNorm keeps state in .*BatchStat"):
         from_nnx(lambda rngs: nnx.BatchNorm(3, rngs=rngs))
+
+
+class TwelveLayers(nn.Module):
+    """Names that an alphabet would put in another order, a module twice, one inside of a loop."""
+
+    @nn.compact
+    def __call__(self, x):
+        for _ in range(11):
+            x = nn.Dense(3)(x)
+        x = nn.Dense(3, name="a")(x)
+        twice = nn.Dense(3, name="Z")
+        x = nn.Dropout(0.5)(twice(twice(x)))
+        x = nn.RNN(nn.SimpleCell(3))(x[None])[0]
+        return nn.relu(nn.Sequential([nn.Dense(3), nn.Dense(3)])(x))
+
+
+class ThreeLayersNNX(nnx.Module):
+    def __init__(self, rngs):
+        self.z, self.a = (nnx.Linear(3, 3, rngs=rngs) for _ in range(2))
+        self.off = nnx.Dropout(0.5, rngs=rngs)
+        self.inside = nnx.List([nnx.Linear(3, 3, rngs=rngs)])
+
+    def __call__(self, x):
+        x = self.off(self.a(self.z(x)))
+        return jnp.tanh(jax.vmap(self.inside[0])(self.z(x)))
+
+
+GRAPH = block_graph(0, nodes=40, classes=2, words=10, topical_words=10, words_per_class=5)
+BLOCKS = [f"body/ConvBlock_{i}{part}" for i in range(4) for part in ("/BatchNorm_0", "")]
+LAYERS = {
+    "conv4": (conv4(2, filters=3), (4, 28, 28, 1), [*BLOCKS[:-1], "body", "head"]),
+    "conv4, strides": (
+        conv4(2, filters=3, pool=False),
+        (4, 9, 9, 2),
+        [*BLOCKS[:-1], "body", "head"],
+    ),
+    "mlp": (
+        mlp(hidden=(4, 5, 6)),
+        (4, 1),
+        [f"body/Linear_{i}" for i in range(3)] + ["body", "head"],
+    ),
+    "gcn": (gcn(GRAPH, 2), (4,), ["body", "head"]),
+    # Flax numbers modules as they are made: the output layer is Linear_0.
+    "co-learner": (mlp_co_learner(), (4, 5), ["Linear_1", "outputs"]),
+    "twelve": (
+        from_linen(TwelveLayers(), nn.Dense(2)),
+        (4, 3),
+        [f"body/Dense_{i}" for i in range(11)]
+        + ["body/a", "body/Z", "body/Z#2", "body/RNN_0"]
+        + ["body/Dense_11", "body/Dense_12", "body", "head"],
+    ),
+    "nnx": (
+        from_nnx(lambda rngs: ThreeLayersNNX(rngs), lambda rngs: nnx.Linear(3, 2, rngs=rngs)),
+        (4, 3),
+        ["body/z", "body/a", "body/z#2", "body", "head"],
+    ),
+    "nnx co-learner": (
+        from_nnx(lambda rngs: ThreeLayersNNX(rngs)),
+        (4, 3),
+        ["z", "a", "z#2", "outputs"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_are_the_outputs_of_all_modules_in_their_order(name):
+    model, shape, names = LAYERS[name]
+    x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+    x = jnp.arange(4) if name == "gcn" else x
+    params = model.init(jax.random.key(0), x)
+    outputs, features = model.apply(params, x)
+    found = model.layers(params, x)
+    assert list(found) == names
+    assert_same(found[names[-1]], outputs)
+    if "head" in names:
+        assert_same(found["body"], features)
+    under_jit = jax.jit(model.layers)(params, x)
+    assert set(under_jit) == set(found)
+    assert all(np.isfinite(layer).all() for layer in under_jit.values())
+
+
+def test_layers_of_conv4_are_those_of_the_plain_network():
+    model = conv4(5, filters=4)
+    x = np.random.default_rng(1).normal(size=(6, 28, 28, 1)).astype(np.float32)
+    params = model.init(jax.random.key(0), x)
+    found = model.layers(params, x)
+    for i in range(4):
+        x = plain_block(params["body"][f"ConvBlock_{i}"], x)
+        x = plain_pool(x) if i < 3 else x
+        name = f"body/ConvBlock_{i}" if i < 3 else "body"
+        np.testing.assert_allclose(found[name], x, rtol=1e-3, atol=1e-4)
+
+
+def test_watching_the_layers_leaves_nothing_behind():
+    """Classes that are the user's and Flax's own are as they were, after an error too."""
+
+    class Fails(nnx.Module):
+        def __init__(self, rngs):
+            self.linear = nnx.Linear(3, 3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.linear(x)[:, :, 0]
+
+    own = nnx.Linear.__call__, Fails.__call__
+    model = from_nnx(lambda rngs: Fails(rngs))
+    x = jnp.ones((4, 3))
+    params = model.init(jax.random.key(0), x)
+    with pytest.raises(IndexError):
+        model.layers(params, x)
+    assert (nnx.Linear.__call__, Fails.__call__) == own
+
+
+def test_a_model_needs_no_layers():
+    model = Model(lambda key, x: {}, lambda params, x: (x, x))
+    assert model.layers is None
+
+
+CONV = {
+    "pooled": conv4(5, filters=2),
+    "strided": conv4(5, filters=2, pool=False),
+    "pooled, more blocks": conv4(5, filters=2, extra_blocks=1),
+}
+
+
+@pytest.mark.parametrize(
+    "name, shape, dtype, error, message",
+    [
+        ("pooled", (4, 28, 28, 1), "uint8", TypeError, r"inputs are uint8 .* / 255"),
+        ("strided", (4, 28, 28, 1), "int32", TypeError, r"inputs are int32 .* / 255"),
+        (
+            "pooled",
+            (4, 15, 15, 1),
+            "float32",
+            ValueError,
+            r"15 x 15 .* 16 x 16 or more.*pool=False",
+        ),
+        ("pooled", (4, 64, 8, 3), "float32", ValueError, r"64 x 8 .* 16 x 16 or more"),
+        ("pooled, more blocks", (4, 12, 12, 1), "float32", ValueError, r"12 x 12 .* 16 x 16"),
+        ("pooled", (4, 3, 84, 84), "float32", ValueError, r"channels last: use jnp.moveaxis"),
+        ("strided", (4, 1, 28, 28), "float32", ValueError, r"\[n, channels, height, width\]"),
+        ("strided", (4, 4, 32, 32), "float32", ValueError, r"\[n, channels, height, width\]"),
+        ("strided", (4, 3, 60, 80), "float32", ValueError, r"\[n, channels, height, width\]"),
+        ("strided", (4, 28, 28), "float32", ValueError, r"\(4, 28, 28\) .* images\[..., None\]"),
+        (
+            "pooled",
+            (4, 784),
+            "float32",
+            ValueError,
+            r"\(4, 784\) .* \[n, height, width, channels\]",
+        ),
+    ],
+)
+def test_images_that_are_none_are_refused_by_init_and_apply(name, shape, dtype, error, message):
+    model, images = CONV[name], jax.ShapeDtypeStruct(shape, dtype)
+    good = jax.ShapeDtypeStruct((4, 28, 28, 1), "float32")
+    params = jax.eval_shape(model.init, jax.random.key(0), good)
+    calls = [partial(model.init, jax.random.key(0)), partial(model.apply, params)]
+    for call in calls:
+        with pytest.raises(error, match=message) as found:
+            jax.eval_shape(call, images)
+        assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("pooled", (4, 16, 16, 64)),
+        ("pooled", (4, 16, 200, 3)),
+        ("strided", (4, 3, 3, 64)),
+        ("strided", (4, 1, 1, 512)),
+        ("strided", (4, 4, 4, 4)),
+        ("strided", (4, 1, 100, 40)),
+        ("strided", (4, 3, 7, 64)),
+        ("strided", (4, 4, 32, 64)),
+        ("strided", (4, 5, 84, 84)),
+    ],
+)
+def test_feature_maps_and_small_images_are_none_the_less_taken(name, shape):
+    outputs = jax.eval_shape(
+        lambda x: CONV[name].apply(CONV[name].init(jax.random.key(0), x), x)[0],
+        jax.ShapeDtypeStruct(shape, "float32"),
+    )
+    assert outputs.shape == (4, 5)
+
+
+def test_a_co_learner_under_a_map_that_is_too_small_to_pool_is_refused():
+    with pytest.raises(ValueError, match=r"\(1, 1, 2\) .* 2 x 2 max-pool .* pool=False"):
+        conv_co_learner(5, filters=2).init(jax.random.key(0), jnp.ones((4, 1, 1, 8)))
+
+
+@pytest.mark.parametrize(
+    "model, shape",
+    [
+        (mlp(), (4, 784)),
+        (from_linen(ConvBlock(2), nn.Dense(2)), (4, 8, 8, 1)),
+        (linear_co_learner(), (4, 3)),
+    ],
+)
+def test_pixels_are_refused_by_every_network_of_ours(model, shape):
+    with pytest.raises(TypeError, match=r"inputs are uint8 .* / 255"):
+        model.init(jax.random.key(0), jnp.ones(shape, jnp.uint8))

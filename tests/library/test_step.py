@@ -18,9 +18,9 @@ from support.battery import (
     assert_close,
     assert_same,
     build,
-    meta_gradient,
     sinusoids,
 )
+from support.battery import meta_gradient as gradient_of_task
 from support.quick import quick
 
 import cml_jax
@@ -31,8 +31,10 @@ from cml_jax import (
     cross_entropy,
     evaluate,
     gradient_agreement,
+    meta_gradient,
     meta_step,
     squared_error,
+    task_gradients,
     uniform,
 )
 from cml_jax.models import ConvBlock, from_linen, mlp, mlp_co_learner
@@ -95,7 +97,7 @@ def test_a_step_is_the_update_by_hand(name):
 
     @jax.jit
     def one_task(params, task):
-        gradient = meta_gradient(method, params, task)
+        gradient = gradient_of_task(method, params, task)
         adapted = method.adapt(params, task.support)
         moved = jax.tree.map(jnp.subtract, params["base"], adapted.params)
         return gradient, jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(moved)])
@@ -355,6 +357,237 @@ def test_inputs_may_be_a_tree():
         actual = jax.jit(partial(run, method))(params, pairs)
         expected = jax.jit(partial(run, build("maml")))(params, tasks)
         np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["maml+cml", "anil", "maml_plus_plus", "reptile_released"])
+def test_task_gradients_are_what_the_step_sums(name):
+    method, state, tasks = build(name), begin(name), sinusoids()
+    metrics = {"error": squared_error}
+    found = jax.jit(partial(task_gradients, method, metrics=metrics))(state.params, tasks)
+    assert all(leaf.shape[:1] == (8,) for leaf in jax.tree.leaves(found))
+    trained = {part: tree for part, tree in state.params.items() if part != "carried"}
+    assert jax.tree.structure(found.gradients) == jax.tree.structure(trained)
+
+    one = jax.jit(
+        lambda params, task: (
+            after(method, task)(params),
+            gradient_of_task(method, params, task),
+            method.adapt(params, task.support),
+        )
+    )
+    for t in range(8):
+        task = jax.tree.map(lambda x, t=t: x[t], tasks)
+        loss, gradient, adapted = one(state.params, task)
+        at = jax.tree.map(lambda x, t=t: x[t], found)
+        np.testing.assert_allclose(at.losses, loss, rtol=1e-5)
+        assert_close(at.gradients, gradient, 1e-5)
+        outputs, _ = method.predict(adapted, task.query.inputs)
+        error = squared_error(outputs, task.query.targets)
+        np.testing.assert_allclose(at.reports["error"], error, rtol=1e-5)
+        moved = jax.tree.map(
+            lambda p, a, d: None if d is None else p - a,
+            state.params["base"],
+            adapted.params,
+            at.displacements,
+            is_leaf=lambda x: x is None,
+        )
+        assert_close(at.displacements, moved, 1e-5)
+    assert set(found.carried) == ({"carried"} if "carried" in state.params else set())
+
+    options = {"weigh": gradient_agreement, "metrics": metrics}
+    whole = jax.jit(partial(meta_gradient, method, **options))(state.params, tasks)
+    weights = gradient_agreement(found.displacements)
+    expected = jax.tree.map(lambda g: np.tensordot(weights, g, 1), found.gradients)
+    assert_close(whole.gradient, expected, 1e-5)
+    np.testing.assert_allclose(whole.loss, found.losses.mean(), rtol=1e-6)
+    new, report = jax.jit(partial(meta_step, method, OUTER, **options))(state, tasks)
+    assert_close(report, whole.report, 1e-6)
+    assert_close(optax.tree.get(new.opt_state, "trace"), whole.gradient, 1e-6)
+    if whole.carried:
+        assert_close(new.params["carried"], whole.carried["carried"], 1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 8])
+def test_task_gradients_come_in_chunks_too(chunk):
+    method, params, tasks = build("anil"), begin("anil").params, sinusoids()
+    whole, cut = (
+        jax.jit(partial(task_gradients, method, chunk=c))(params, tasks) for c in (None, chunk)
+    )
+    assert_close(cut, whole, 1e-6)
+    assert whole.displacements["body"]["Linear_0"]["Dense_0"]["kernel"] is None
+
+
+def own_plateau():
+    """An optimiser that keeps what it is told, whoever wraps it."""
+    return optax.GradientTransformationExtraArgs(
+        lambda params: jnp.zeros(()),
+        lambda updates, state, params=None, *, value, **extra: (updates, value),
+    )
+
+
+PLATEAU = {"factor": 0.5, "patience": 1, "rtol": 0.5}
+
+
+@pytest.mark.parametrize("weigh", [uniform, gradient_agreement])
+@pytest.mark.parametrize("radius", [None, 0.1])
+def test_the_outer_optimiser_is_told_the_mean_loss(weigh, radius):
+    method, tasks = build("maml+cml"), sinusoids()
+    optimizer = optax.chain(optax.sgd(0.1), own_plateau())
+    state = cml_jax.init(method, optimizer, jax.random.key(0), jnp.zeros((5, 1)))
+    step = partial(meta_step, method, optimizer, weigh=weigh, radius=radius)
+    new, report = jax.jit(step)(state, tasks)
+    expected = report["loss"] + SCALE * report["co_learner_loss"]
+    np.testing.assert_allclose(new.opt_state[-1], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tx: tx,
+        lambda tx: optax.multi_transform({"all": tx}, lambda params: dict.fromkeys(params, "all")),
+        lambda tx: optax.apply_if_finite(tx, 3),
+        lambda tx: optax.MultiSteps(tx, 1),
+        lambda tx: optax.MultiSteps(tx, 1).gradient_transformation(),
+    ],
+    ids=["alone", "by part", "if finite", "in steps", "in steps, as a transformation"],
+)
+def test_a_plateau_lowers_the_outer_rate(wrap):
+    """Under a rate of zero no loss improves, and every second step halves the scale."""
+    method = build("maml")
+    optimizer = wrap(optax.chain(optax.sgd(0.0), optax.contrib.reduce_on_plateau(**PLATEAU)))
+    state = cml_jax.init(method, optimizer, jax.random.key(0), jnp.zeros((5, 1)))
+    step = jax.jit(partial(meta_step, method, optimizer))
+    scales = []
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for _ in range(3):
+            state, report = step(state, sinusoids())
+            scales.append(float(optax.tree.get(state.opt_state, "scale")))
+    assert scales == [1.0, 0.5, 0.25]
+    best = optax.tree.get(state.opt_state, "best_value")
+    np.testing.assert_allclose(best, report["loss"], rtol=1e-6)
+
+
+def test_a_polyak_step_reads_the_loss():
+    method, tasks = build("maml"), sinusoids()
+    optimizer = optax.polyak_sgd(max_learning_rate=1e9)
+    state = cml_jax.init(method, optimizer, jax.random.key(0), jnp.zeros((5, 1)))
+    new, report = jax.jit(partial(meta_step, method, optimizer))(state, tasks)
+    gradient = jax.jit(partial(meta_gradient, method))(state.params, tasks).gradient
+    rate = report["loss"] / optax.tree.norm(gradient, squared=True)
+    expected = jax.tree.map(lambda p, g: p - rate * g, state.params, gradient)
+    assert_close(new.params, expected, 1e-5)
+
+
+def broken(adapt):
+    return build("reptile_released")._replace(adapt=adapt)
+
+
+@pytest.mark.parametrize(
+    "adapt, error, message",
+    [
+        (lambda params, _: params["base"], TypeError, "returned a dict: return cml_jax.Adapted"),
+        (
+            lambda params, _: Adapted(params["base"] | {"tail": 0.0}, {"carried": 0}),
+            ValueError,
+            "structure .*tail.* but params.* put what else there is into Adapted.extra",
+        ),
+        (
+            lambda params, _: Adapted(params["base"], {"moments": 0}),
+            ValueError,
+            r"params have 'carried' but Adapted.extra has \['moments'\]",
+        ),
+    ],
+    ids=["a dict", "another structure", "nothing carried"],
+)
+def test_what_a_method_returns_is_checked(adapt, error, message):
+    method, params = broken(adapt), begin("reptile_released").params
+    with pytest.raises(error, match=message) as found:
+        task_gradients(method, params, sinusoids())
+    assert "\n" not in str(found.value)
+    with pytest.raises(error, match=message):
+        evaluate(method, params, sinusoids(), squared_error)
+
+
+def test_a_method_from_public_names_alone():
+    """ANIL whose inner loss pulls the head to its start, with what it measured in `extra`."""
+
+    def proximal(model, loss, *, learning_rate, num_steps, strength):
+        adapts = {"body": False, "head": True}
+
+        def init(key, inputs):
+            return {"base": model.init(key, inputs), "pull": jnp.float32(strength)}
+
+        def adapt(params, support):
+            base = params["base"]
+
+            def pulled(network, number):
+                apart = jax.tree.map(jnp.subtract, network["head"], base["head"])
+                distance = optax.tree.norm(apart, squared=True)
+                support_loss = cml_jax.loss_on(model, loss, support)(network, number)
+                return support_loss + params["pull"] * distance
+
+            adapted = cml_jax.gradient_descent(
+                pulled,
+                base,
+                cml_jax.inner.sgd(learning_rate),
+                num_steps,
+                adapts=adapts,
+                first_step=0,
+            )
+            head = cml_jax.inner.select(adapts, adapted)
+            return cml_jax.Adapted(cml_jax.inner.merge(head, base), {"steps": num_steps})
+
+        def predict(adapted, inputs):
+            return model.apply(adapted.params, inputs)
+
+        def objective(params, adapted, query, prediction=None):
+            outputs, _ = prediction or predict(adapted, query.inputs)
+            value = loss(outputs, query.targets)
+            return value, {"loss": value, "steps": jnp.float32(adapted.extra["steps"])}
+
+        return cml_jax.Method(init, adapt, predict, objective)
+
+    settings = {"learning_rate": 0.1, "num_steps": 3}
+    method = proximal(MODEL, squared_error, strength=0.0, **settings)
+    wrapped = cml_jax.cml(method, mlp_co_learner(width=4), squared_error, scale=0.5)
+    state = cml_jax.init(wrapped, OUTER, jax.random.key(0), jnp.zeros((5, 1)))
+    step = partial(meta_step, wrapped, OUTER, weigh=gradient_agreement, chunk=2)
+    new, report = jax.jit(step)(state, sinusoids())
+    assert report["steps"] == 3
+    anil = cml_jax.cml(build("anil"), mlp_co_learner(width=4), squared_error, scale=0.5)
+    plain = cml_jax.init(anil, OUTER, jax.random.key(0), jnp.zeros((5, 1)))
+    plain, _ = jax.jit(partial(meta_step, anil, OUTER, weigh=gradient_agreement))(
+        plain, sinusoids()
+    )
+    for part in ("base", "co_learner"):
+        assert_close(new.params[part], plain.params[part], 1e-5)
+    assert new.params["pull"] != 0  # it is trained
+    assert evaluate(wrapped, new.params, sinusoids(), squared_error).shape == (8,)
+
+
+@pytest.mark.parametrize(
+    "support, query",
+    [
+        ((8, 5, 28, 28, 1), (8, 5, 32, 32, 1)),
+        ((8, 5, 3), (8, 6, 4)),
+        ((8, 5, 3), (8, 5, 3, 1)),
+    ],
+)
+def test_queries_of_another_shape_need_a_batch_of_their_own(support, query):
+    targets = jnp.zeros((8, query[1], 1))
+    tasks = Task(Batch(jnp.ones(support), jnp.zeros((8, 5, 1))), Batch(jnp.ones(query), targets))
+    message = "transductive=False .* a query are .* give both the same, or use transductive=True"
+    with pytest.raises(ValueError, match=message) as error:
+        evaluate(build("maml"), {}, tasks, squared_error, transductive=False)
+    assert "\n" not in str(error.value) and str(query[2:]) in str(error.value)
+
+
+@pytest.mark.parametrize("change", [lambda x: {"x": x}, lambda x: (x, x)])
+def test_queries_of_another_structure_need_a_batch_of_their_own(change):
+    tasks = sinusoids()
+    tasks = tasks._replace(query=tasks.query._replace(inputs=change(tasks.query.inputs)))
+    with pytest.raises(ValueError, match="transductive=False predicts each query in one batch"):
+        evaluate(build("maml"), {}, tasks, squared_error, transductive=False)
 
 
 def wrong(**parts):
