@@ -23,6 +23,7 @@ def from_linen(
     Dropout is decided by the inputs. On `Noisy` inputs every `nn.Dropout` and every dropout of an
     attention layer is on and draws from the key of the first example; on other inputs it is off.
     What the module itself says about `deterministic` is not read.
+    A co-learner reads features, which have no keys: its dropout is off.
 
     Args:
       body: What comes before the head. Without a head it is the whole network, such as a
