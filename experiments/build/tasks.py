@@ -11,7 +11,7 @@ from cml_jax import tasks
 from cml_jax.tasks.members import check_counts
 from cml_jax.types import Task
 from experiments.build.nodes import SPLITS, node_tasks
-from experiments.build.resolve import resolve
+from experiments.build.resolve import call, resolve
 from experiments.choices.data_sets import DataSet
 
 Settings = Mapping[str, Any]
@@ -54,7 +54,8 @@ def procedure(row: DataSet, settings: Settings, needs: str = "") -> Source:
 def images(row: DataSet, settings: Settings, needs: str = "") -> Source:
     """Episodes of classes of images."""
     del needs
-    splits = resolve(row.load)(settings["data.dir"] or None)
+    own = {name: settings[f"data.{name}"] for name in row.keys}
+    splits = call(resolve(row.load), own | {"data_dir": settings["data.dir"] or None})
     rotations = settings["data.rotations"] if "rotations" in row.keys else False
     sample = partial(tasks.episodes, ways=settings["data.ways"], rotations=rotations)
     if row.mean:

@@ -9,8 +9,9 @@ class DataSet(NamedTuple):
     """What the program knows of a data set.
 
     Attributes:
-      load: "module:function". Of images: `(data_dir, ...) -> cml_jax.data.Images`; of a graph:
-        `(settings) -> Graph`; of a procedure, which needs no files, the sampler itself.
+      load: "module:function". Of images: `(data_dir, ...) -> cml_jax.data.Images`, where "..." are
+        any of `keys`; of a graph: `(settings) -> Graph`; of a procedure, which needs no files, the
+        sampler itself.
       tasks: Which function of `experiments.build.tasks` makes tasks of it: "images", "nodes" or
         "procedure".
       gives: What a network reads: "images", "points" or "nodes".
@@ -39,6 +40,7 @@ class DataSet(NamedTuple):
 
 _WAYS = {"ways": Key(5, (2, 10_000), "classes in a task")}
 _FILES = {"dir": Key("", None, "folder of the data set's files")}
+_SIZE = Key(0, (0, 512), "height and width of the images in pixels; 0: the data set's own")
 _CLASSES = {
     "classes": Key(
         (0, 0, 0),
@@ -74,6 +76,10 @@ DATA_SETS = {
         "cml_jax.data:load_omniglot",
         rotations=Key(True, None, "each 90-degree rotation is a training class of its own"),
     ),
+    "mini_imagenet": _images("cml_jax.data:load_mini_imagenet", size=_SIZE),
+    "cifar_fs": _images("cml_jax.data:load_cifar_fs"),
+    "fc100": _images("cml_jax.data:load_fc100"),
+    "vgg_flower": _images("cml_jax.data:load_vgg_flower", size=_SIZE),
     "sinusoid": DataSet(
         "cml_jax.tasks:sinusoid",
         "procedure",
