@@ -29,6 +29,7 @@ _PRECISION = flags.DEFINE_enum(
 _INNER_STEPS = flags.DEFINE_integer("inner_steps", 0, "0: the workload's own")
 _TASKS = flags.DEFINE_integer("tasks", 0, "0: the workload's own")
 _SIZE = flags.DEFINE_integer("size", 0, "of an image; 0: the workload's own")
+_SUPPORT = flags.DEFINE_integer("support", 0, "examples; 0: the workload's own")
 _EXPORT = flags.DEFINE_string("export", "", "write the initial parameters to this npz")
 _PROFILE = flags.DEFINE_boolean("profile", False, "then say where the time of two steps goes")
 
@@ -40,6 +41,7 @@ def main(_):
         inner_steps=_INNER_STEPS.value or workload.inner_steps,
         tasks=_TASKS.value or workload.tasks,
         size=_SIZE.value or workload.size,
+        support=_SUPPORT.value or workload.support,
     )
     allocator.restart_with_huge_pages(_MALLOC.value)
     devices.configure(_DEVICES.value, compilation_cache=False, precision=_PRECISION.value)
