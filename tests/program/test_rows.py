@@ -9,10 +9,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from support.battery import assert_same
 
+from cml_jax import Noisy
 from cml_jax.data import Images, Split, omniglot
 from cml_jax.tasks.members import consecutive_members
 from experiments.build import tasks
+from experiments.build.problem import problem
 from experiments.build.resolve import resolve
 from experiments.choices.data_sets import DATA_SETS
 from experiments.choices.methods import INNER_OPTIMIZERS, METHODS
@@ -212,3 +215,15 @@ def test_images_are_normalised_by_their_row(monkeypatch):
     )
     expected = (np.asarray(before) - [0.5, 0.25, 0.0]) / [0.5, 1.0, 2.0]
     np.testing.assert_allclose(after, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_network_that_drops_has_keys_in_training_and_the_same_images():
+    changes = dict(model__name="resnet12", model__widths=(2, 2, 2, 2), data__ways=2)
+    off, on = (problem(flat(of(**changes, model__drop_rate=rate))) for rate in (0.0, 0.1))
+    key = jax.random.key(0)
+    plain, noisy = (p.train_sample(key, None) for p in (off, on))
+    assert not isinstance(plain.support.inputs, Noisy)
+    assert isinstance(noisy.support.inputs, Noisy) and noisy.support.inputs.keys.shape == (2,)
+    assert_same((plain.support.targets, plain.query), (noisy.support.targets, noisy.query))
+    assert_same(plain.support.inputs, noisy.support.inputs.inputs)
+    assert not isinstance(on.draw_test(key, None).support.inputs, Noisy)
