@@ -1,6 +1,7 @@
 """Files to arrays, on the host, once: the only part of the library that reads or writes files."""
 
 from cml_jax.data.cifar import load_cifar_fs, load_fc100
+from cml_jax.data.folder import load_folder
 from cml_jax.data.graphs import load_graph, read_class_split, read_graph, split_classes
 from cml_jax.data.mini_imagenet import load_mini_imagenet
 from cml_jax.data.omniglot import load_omniglot
@@ -13,6 +14,7 @@ __all__ = [
     "Split",
     "load_cifar_fs",
     "load_fc100",
+    "load_folder",
     "load_graph",
     "load_mini_imagenet",
     "load_omniglot",
