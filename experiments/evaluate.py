@@ -1,7 +1,7 @@
 """The final test of the best checkpoint: numbers, each with its interval."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,6 @@ def evaluate(
     plan: Plan,
     schedule: Schedule,
     workdir: Path,
-    *,
-    num_steps: Sequence[int],
-    num_tasks: int,
     about: Mapping[str, Any],
 ) -> Results | None:
     """Tests the best checkpoint; writes results.json and the pictures.
@@ -48,10 +45,8 @@ def evaluate(
       learner: The functions of the run.
       problem: What is learned.
       plan: How the run is laid out on the devices.
-      schedule: What the run was trained by.
+      schedule: How the run was trained, and how much it is tested.
       workdir: The run's folder.
-      num_steps: Numbers of inner steps, each of which is scored.
-      num_tasks: How many test tasks.
       about: What results.json says of the settings: "method", "protocol", ...
 
     Returns:
@@ -76,15 +71,15 @@ def evaluate(
     rows = []
     labels = learner.replicas.groups()
     modes = (True, False) if problem.batch_statistics else (True,)
-    for steps in num_steps:
+    for steps in schedule.test_steps:
         for who, method_of in learner.tested(steps).items():
             if stop_requested():
                 raise KeyboardInterrupt
             score = scorer(learner.replicas, problem, plan, method_of, "test", modes)
-            scores = score(params, data, count=num_tasks)
+            scores = score(params, data, count=schedule.test_tasks)
             for transductive, values in zip(modes, scores, strict=True):
                 row = {"predicts": who, "num_steps": steps, "transductive": transductive}
-                values = np.asarray(values).reshape(-1, num_tasks)
+                values = np.asarray(values).reshape(-1, schedule.test_tasks)
                 for label, members in labels.items():
                     row |= {"run": label} if label else {}
                     rows.append(row | interval(problem.metric_name, values[members]))
@@ -136,7 +131,7 @@ def evaluate(
         params, swept = tree["params"], learner.replicas.values[labels[chosen][0]]
         if learner.replicas.have_axis():
             params = jax.tree.map(lambda leaf: leaf[labels[chosen][0]], params)
-        examples = _example_fits(learner, problem, swept, params, num_steps)
+        examples = _example_fits(learner, problem, swept, params, schedule.test_steps)
         fits(examples, workdir / folder.FITS, workdir.name)
     return results
 

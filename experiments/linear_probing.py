@@ -55,9 +55,9 @@ def embed(graph: Graph, body: Params) -> jax.Array:
 
 
 def logistic_regression(
-    features: jax.Array, targets: jax.Array, ways: int, num_steps: int = 20
+    features: jax.Array, targets: jax.Array, ways: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Fits a logistic regression by Newton's steps from zero.
+    """Fits a logistic regression by 20 Newton steps from zero, which reach float32's precision.
 
         minimise  sum_i -log softmax(features_i W + b)[targets_i] + penalty / 2 |W|^2
 
@@ -69,7 +69,6 @@ def logistic_regression(
       features: `[n, F]`, numbers of the order of one: the steps are never shortened.
       targets: int32 `[n]`, the classes.
       ways: Number of classes.
-      num_steps: Number of Newton's steps; 20 reach float32's precision.
 
     Returns:
       W `[F, ways]` and b `[ways]`.
@@ -88,7 +87,7 @@ def logistic_regression(
     def newton(_, flat):
         return flat - jnp.linalg.solve(jax.hessian(loss)(flat), jax.grad(loss)(flat))
 
-    flat = jax.lax.fori_loop(0, num_steps, newton, jnp.zeros(shape[0] * ways, features.dtype))
+    flat = jax.lax.fori_loop(0, 20, newton, jnp.zeros(shape[0] * ways, features.dtype))
     return flat.reshape(shape)[:-1], flat.reshape(shape)[-1]
 
 
@@ -213,8 +212,8 @@ def main(_: list[str]) -> None:
     try:
         workdir = folder.check_workdir(WORKDIR.value) if WORKDIR.value else None
         if workdir and (workdir / folder.RESULTS).exists():
-            read_results(workdir)
-            print(f"finished: {workdir / folder.RESULTS}")
+            results = read_results(workdir)
+            print(f"finished: {workdir / folder.RESULTS}\ntest: {results}")
             return
         _check(settings)
         start()

@@ -1,6 +1,7 @@
 """Trains and tests a meta-learner: `python -m experiments.main --config=configs/glyphs.py`."""
 
 import contextlib
+import sys
 import traceback
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from experiments.machine import allocator, backend, devices, lock, processes
 from experiments.machine.stop_signals import handle_stop_signals
 from experiments.run import Stopped, run
 from experiments.run_folder.folder import RESULTS
-from experiments.settings.command_line import CONFIG, WORKDIR, fail, given, parse_flags, tell
+from experiments.settings.command_line import CONFIG, WORKDIR, given, parse_flags, tell
 from experiments.settings.config import flat
 from experiments.settings.record import default_workdir
 
@@ -88,10 +89,9 @@ def _errors_as_lines():
 
 def _end(error, code):
     logging.vlog(1, "traceback", exc_info=True)
-    if processes.joined():
-        tell(error)
-        processes.end(code)
-    fail(error, code)
+    tell(error)
+    processes.end_if_joined(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ def run(
       Stopped: A signal asked the run to stop.
     """
     check(config, given, own_problem=problem is not None)
-    workdir = _checked_folder(workdir)
+    with _mistakes():
+        workdir = folder.check_workdir(workdir)
     with contextlib.ExitStack() as held:
         # In process 0, and of all processes the same: what has changed is told once.
         to_do = processes.on_process_zero(
@@ -76,23 +77,18 @@ def run(
         )
         if not to_do:
             return read_results(workdir) if processes.is_process_zero() else None
-        return _run(config, workdir, problem, evaluate_only)
+        lock_file = workdir / folder.LOCK  # process 0 has just written it
+        if not processes.same(lock_file.read_bytes() if lock_file.exists() else b""):
+            raise ConfigError(
+                f"{workdir} is not one folder on all machines: put it on a shared disk"
+            )
+        parts = assemble(config, problem)
+        if not evaluate_only and not train(config, parts, workdir):
+            raise Stopped("stopped before the end: the same command resumes from here")
+        return evaluate(parts, workdir)
 
 
-def _checked_folder(workdir: str | Path) -> Path:
-    try:
-        return folder.check_workdir(workdir)
-    except ValueError as error:
-        raise ConfigError(error) from None
-
-
-def _prepare(
-    config: ConfigDict,
-    workdir: Path,
-    held: contextlib.ExitStack,
-    evaluate_only: bool,
-    accept_changes: bool,
-) -> bool:
+def _prepare(config, workdir, held, evaluate_only, accept_changes):
     """Takes the folder and records the config; False where there is nothing left to do."""
     try:
         if not evaluate_only:
@@ -114,19 +110,7 @@ def _prepare(
     return True
 
 
-def _run(
-    config: ConfigDict, workdir: Path, problem: "Problem | None", evaluate_only: bool
-) -> Results | None:
-    lock_file = workdir / folder.LOCK  # process 0 has just written it
-    if not processes.same(lock_file.read_bytes() if lock_file.exists() else b""):
-        raise ConfigError(f"{workdir} is not one folder on all machines: put it on a shared disk")
-    parts = assemble(config, problem)
-    if not evaluate_only and not train(config, parts, workdir):
-        raise Stopped("stopped before the end: the same command resumes from here")
-    return evaluate(config, parts, workdir)
-
-
-def assemble(config: ConfigDict, problem: "Problem | None" = None) -> "Parts":
+def assemble(config: ConfigDict, problem: "Problem | None" = None) -> Parts:
     """What a config is made into: below this, nobody sees it.
 
     Args:
@@ -156,25 +140,21 @@ def assemble(config: ConfigDict, problem: "Problem | None" = None) -> "Parts":
     return Parts(learner, made, plan, build.schedule(settings), about)
 
 
-def train(config: ConfigDict, parts: "Parts", workdir: Path) -> bool:
+def train(config: ConfigDict, parts: Parts, workdir: Path) -> bool:
     """Trains to the end; False when a signal asked to stop before."""
     from experiments.train import train as train_parts
 
-    accepted = processes.on_process_zero(lambda: bool(changed(config, workdir)))
+    accepted = processes.on_process_zero(lambda: changed(config, workdir))
     accept = (lambda: rewrite(config, workdir)) if accepted else None
     return train_parts(*parts[:4], workdir, accept)
 
 
-def evaluate(config: ConfigDict, parts: "Parts", workdir: Path) -> Results | None:
+def evaluate(parts: Parts, workdir: Path) -> Results | None:
     """Tests the best checkpoint and writes the results."""
     from experiments.evaluate import evaluate as evaluate_parts
 
-    steps = [steps or config.num_steps for steps in config.eval.num_steps]
-    tasks = config.eval.num_tasks
     with _mistakes():
-        return evaluate_parts(
-            *parts[:4], workdir, num_steps=steps, num_tasks=tasks, about=parts.about
-        )
+        return evaluate_parts(*parts[:4], workdir, parts.about)
 
 
 def _about(settings: Mapping[str, Any], problem: "Problem", own: bool) -> dict[str, Any]:

@@ -16,12 +16,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 
+from experiments.machine.devices import available_cores
 from experiments.report import pages, plots, table
 from experiments.run_folder import folder
 from experiments.run_folder.results import Results, interval, read_results
@@ -38,9 +38,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")
     parser.add_argument("--pages", action="store_true", help="only the pages, from what is stored")
     arguments = parser.parse_args()
-    most = len(_cores()) or os.cpu_count() or 1
-    if not 1 <= arguments.jobs <= most:
-        parser.error(f"--jobs={arguments.jobs}: needs 1 to {most}, a core each")
+    if not 1 <= arguments.jobs <= available_cores():
+        parser.error(f"--jobs={arguments.jobs}: needs 1 to {available_cores()}, a core each")
     for name in arguments.studies:
         if name not in STUDIES:
             parser.error(f"there is no study {name}: choose from {', '.join(STUDIES)}")
@@ -67,7 +66,8 @@ def run_all(name: str, study: Study, jobs: int) -> bool:
         for label in (*study.runs, *study.probes)
         for repeat, workdir in zip(study.repeats, _workdirs(name, study, label), strict=True)
     ]
-    cores = _cores() if jobs > 1 else []
+    pins = jobs > 1 and hasattr(os, "sched_setaffinity")
+    cores = sorted(os.sched_getaffinity(0)) if pins else []
     free: SimpleQueue[list[int]] = SimpleQueue()
     for i in range(jobs):
         free.put(cores[i::jobs])
@@ -92,16 +92,16 @@ def collect(name: str, study: Study, results: Path) -> None:
       study: Its runs.
       results: The folder of NAME.json, of the page and of the pictures.
     """
-    found, commands, curves = {}, {}, {}
+    found, stored, curves = {}, {}, {}
     for label in (*study.runs, *study.probes):
-        commands[label] = "python " + " ".join(_command(study, label))
         first, *others = _workdirs(name, study, label)
         found[label] = combined([read_results(each) for each in (first, *others)])
+        command = "python " + " ".join(_command(study, label))
+        stored[label] = found[label].to_dict() | {"command": command}
         if rows := folder.read_rows(first):
             curves[label] = rows
         if (first / folder.FITS).exists():
             shutil.copy(first / folder.FITS, results / f"{name}-{_file_name(label)}.png")
-    stored = {label: run.to_dict() | {"command": commands[label]} for label, run in found.items()}
     folder.write_json(results / f"{name}.json", stored)
     page, picture = results / f"{name}.md", results / f"{name}.png"
     if not page.exists():
@@ -174,28 +174,20 @@ def page_parts(name: str, study: Study, results: Path, title: str) -> dict[str, 
         numbers = table.of_tests(runs)
     else:
         numbers = table.of_methods(runs, study.base, study.beside)
-    return {
-        "table": f"{numbers}\n\n{_tests_in_words(runs)}",
-        "pictures": "\n\n".join(_pictures(name, runs, results, title)),
-        "commands": table.of_commands(runs, commands),
-    }
-
-
-def _tests_in_words(runs: Mapping[str, Results]) -> str:
     first = next(iter(runs.values()))
     tasks = f"{first.test['num_tasks']} test tasks"
     if seeds := first.test.get("num_seeds"):
         tasks += f" for each of {seeds} seeds, intervals over seeds"
-    return f"{tasks}, {first.plan}."
-
-
-def _pictures(name: str, runs: Mapping[str, Results], results: Path, title: str) -> list[str]:
-    links = [f"![{title}]({name}.png)"]
+    pictures = [f"![{title}]({name}.png)"]
     for label in runs:
         file = f"{name}-{_file_name(label)}.png"
         if (results / file).exists():
-            links.append(f"{label}: the first test tasks\n\n![{label}]({file})")
-    return links
+            pictures.append(f"{label}: the first test tasks\n\n![{label}]({file})")
+    return {
+        "table": f"{numbers}\n\n{tasks}, {first.plan}.",
+        "pictures": "\n\n".join(pictures),
+        "commands": table.of_commands(runs, commands),
+    }
 
 
 def _command(study: Study, label: str) -> list[str]:
@@ -212,11 +204,6 @@ def _workdirs(name: str, study: Study, label: str) -> list[Path]:
 
 def _file_name(label: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", label.lower().replace("++", "-plus-plus"))
-
-
-def _cores() -> list[int]:
-    """The cores that this process may use; none where the system does not tell."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from experiments.machine.stop_signals import stop_requested
 from experiments.run_folder import health
 from experiments.run_folder.best import Best, no_best
 from experiments.run_folder.checkpoints import CheckpointError, Checkpoints
-from experiments.run_folder.folder import METRICS, read_rows
+from experiments.run_folder.folder import BEST, LAST, METRICS, read_rows
 from experiments.run_folder.metrics_file import MetricsFile
 from experiments.run_folder.progress import Progress
 from experiments.score import scorer
@@ -83,16 +84,12 @@ def _train(learner, problem, plan, schedule, workdir, accept, closing):
         if processes.is_process_zero():
             accept()
 
-    log = closing.enter_context(
-        contextlib.closing(MetricsFile(workdir, step, schedule.tensorboard))
-    )
+    log = MetricsFile(workdir, step, schedule.tensorboard)
+    closing.callback(log.close)
     check = health_check(learner, problem, schedule, read_rows(workdir))
     warned = check.warnings()
-    progress = closing.enter_context(
-        contextlib.closing(
-            Progress(schedule.train_steps, step, schedule.log_seconds, problem.metric_name)
-        )
-    )
+    progress = Progress(schedule.train_steps, step, schedule.log_seconds, problem.metric_name)
+    closing.callback(progress.close)
     if problem.description:
         progress.say(problem.description)
     progress.say("compiling")
@@ -212,24 +209,18 @@ def compile_steps(
         tasks = jax.vmap(problem.train_sample, (0, None))(keys, data)
         return learner.meta_step(swept, state, tasks, data, plan.remat, plan.chunk)
 
-    def watched(swept, state, seen, data):
+    def kept(swept, state, seen, data):
         return health.keep_finite(state, *one_step(swept, state, data), seen)
 
-    def start(swept, state, data):
-        return health.nothing_seen(one_step(swept, state, data)[1])
-
-    def look(swept, seen, params):
-        return health.look_at_params(seen, params)
-
-    first = side_by_side(learner.replicas, start, (0, None))
-    all_replicas = side_by_side(learner.replicas, watched, (0, 0, None))
-    look = side_by_side(learner.replicas, look, (0, 0))
+    each = partial(side_by_side, learner.replicas)
+    first = each(lambda *step: health.nothing_seen(one_step(*step)[1]), (0, None))
+    one_more = each(kept, (0, 0, None))
+    look = each(lambda _, *seen: health.look_at_params(*seen), (0, 0))
 
     def advance(state, data, steps):
         shapes = jax.eval_shape(first, state, data)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        carry = (state, zeros)
-        state, seen = jax.lax.fori_loop(0, steps, lambda _, c: all_replicas(*c, data), carry)
+        carry = state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        state, seen = jax.lax.fori_loop(0, steps, lambda _, c: one_more(*c, data), carry)
         return state, look(seen, state.params)
 
     # Replicated, or a process would hold a part of the parameters only.
@@ -256,7 +247,7 @@ def _begin(learner, problem, schedule, workdir, checkpoints):
         best = Best(found[1]["params"], found[2])
     elif np.any(since["best"]):
         raise CheckpointError(
-            f"{workdir}/best has no checkpoint, but the best is of step {np.max(since['best'])}: "
+            f"{workdir / BEST} has no checkpoint, but the best is of step {np.max(since['best'])}: "
             "restore it from a backup, or choose another --workdir"
         )
     return state, best, since
@@ -273,10 +264,9 @@ def _check_reports(schedule, workdir, restored):
         )
     if not restored and max(steps, default=0) > schedule.validate_every:  # there it was saved
         raise CheckpointError(
-            f"{path} goes to step {max(steps)} but {path.parent / 'last'} has no checkpoint: "
+            f"{path} goes to step {max(steps)} but {workdir / LAST} has no checkpoint: "
             "restore it from a backup, or choose another --workdir"
         )
-    return True
 
 
 def _validation(learner, problem, plan, schedule, data):

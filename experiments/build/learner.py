@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 import cml_jax
 from cml_jax.types import MetaState, Method, Metrics, Task
-from experiments.build.methods import inner_method
+from experiments.build.methods import base_method
 from experiments.build.optimizers import outer_optimizer
 from experiments.build.problem import Problem
 from experiments.build.replicas import Replicas, replicas
@@ -19,7 +19,6 @@ from experiments.choices.outer import WEIGHTINGS
 
 Settings = Mapping[str, Any]
 Swept = Mapping[str, Any]
-RELEASED, PAPER = "co-learner (released code)", "co-learner (paper)"
 
 
 class Learner(NamedTuple):
@@ -33,9 +32,10 @@ class Learner(NamedTuple):
       init: `(swept, data) -> MetaState`.
       meta_step: `(swept, state, tasks, data, remat, chunk) -> (MetaState, metrics)`.
       validated: Whose validation chooses the checkpoint: a prefix in the reports to
-        `(swept, data) -> Method`.
+        `(swept, data) -> Method`. With `eval.best_of=both`, CML-dagger as the released code has it
+        stands for the co-learner.
       tested: From a number of inner steps to what is scored at test: who predicts, to
-        `(swept, data) -> Method`.
+        `(swept, data) -> Method`. That is the meta-learner, and with a co-learner CML-dagger too.
     """
 
     replicas: Replicas
@@ -55,59 +55,32 @@ def learner(settings: Settings, problem: Problem) -> Learner:
     Raises:
       ValueError: The method or the choice of the checkpoint needs a co-learner, and there is none.
     """
-    needs = METHODS[settings["method"]].needs_co_learner or settings["eval.best_of"] == "both"
-    if needs and problem.co_learner is None:
+    row, steps = METHODS[settings["method"]], settings["num_steps"]
+    best_of_both = settings["eval.best_of"] == "both"
+    if (row.needs_co_learner or best_of_both) and problem.co_learner is None:
         raise ValueError(
             f"method={settings['method']} with eval.best_of={settings['eval.best_of']} needs a "
             "second head: give problem.co_learner"
         )
 
-    def with_settings(function):
-        return lambda swept, *arguments: function({**settings, **swept}, problem, *arguments)
+    def of(function, **fixed):
+        return lambda swept, *arguments: function(
+            {**settings, **swept}, problem, *arguments, **fixed
+        )
 
-    def all_with_settings(functions):
-        return {name: with_settings(function) for name, function in functions.items()}
+    validated = {"validation": of(base_method, num_steps=steps)}
+    if best_of_both:
+        validated["validation/co_learner"] = of(_released, num_steps=steps)
+    testable = {"meta-learner": base_method}
+    if has_cml(settings, problem):
+        if row.dagger and not problem.method:
+            testable["co-learner (paper)"] = _dagger
+        testable["co-learner (released code)"] = _released
 
-    return Learner(
-        replicas(settings),
-        with_settings(init),
-        with_settings(meta_step),
-        all_with_settings(_validated(settings)),
-        lambda num_steps: all_with_settings(_tested(settings, problem, num_steps)),
-    )
+    def tested(num_steps):
+        return {who: of(method, num_steps=num_steps) for who, method in testable.items()}
 
-
-def base_method(
-    settings: Settings,
-    problem: Problem,
-    data: Any,
-    num_steps: int,
-    remat: bool = False,
-    progress: jax.typing.ArrayLike | None = None,
-) -> Method:
-    """The method without CML's co-learner.
-
-    Args:
-      settings: By dotted names; what is swept is traced.
-      problem: What is learned.
-      data: Of the split, which may be traced.
-      num_steps: Steps of the inner loop.
-      remat: As in `cml_jax.maml`.
-      progress: The share of training that is done, which may be traced; None is at test.
-    """
-    method = inner_method(
-        settings,
-        function=problem.method,
-        num_steps=num_steps,
-        remat=remat,
-        progress=progress,
-        model=problem.model_on(data),
-        loss=problem.loss,
-        co_learner=problem.co_learner,
-        graph=getattr(data, "graph", None),
-        examples=problem.examples,
-    )
-    return problem.inputs(data)(method) if problem.inputs else method
+    return Learner(replicas(settings), of(init), of(meta_step), validated, tested)
 
 
 def train_method(
@@ -182,27 +155,8 @@ def meta_step(
     )
 
 
-def _validated(settings):
-    """CML-dagger as the released code has it stands for the co-learner in `eval.best_of=both`."""
-    steps = settings["num_steps"]
-    methods = {"validation": partial(base_method, num_steps=steps)}
-    if settings["eval.best_of"] == "both":
-        methods["validation/co_learner"] = partial(_released, num_steps=steps)
-    return methods
-
-
-def _tested(settings, problem, num_steps):
-    """The meta-learner always (under CML the co-learner is gone); with a co-learner also
-    CML-dagger, as the paper writes it (eq. 9) and as its code has it."""
-    methods = {"meta-learner": base_method}
-    if has_cml(settings, problem):
-        if METHODS[settings["method"]].dagger and not problem.method:
-            methods[PAPER] = _dagger
-        methods[RELEASED] = _released
-    return {who: partial(method, num_steps=num_steps) for who, method in methods.items()}
-
-
 def _dagger(settings, problem, data, num_steps):
+    """CML-dagger as the paper writes it, eq. 9."""
     method = cml_jax.cml_dagger(
         problem.model_on(data),
         problem.co_learner,
@@ -214,5 +168,6 @@ def _dagger(settings, problem, data, num_steps):
 
 
 def _released(settings, problem, data, num_steps):
+    """CML-dagger as the paper's code has it."""
     base = base_method(settings, problem, data, num_steps)
     return cml_jax.cml_dagger_released(base, problem.co_learner)

@@ -1,4 +1,4 @@
-"""Methods from settings: adapters where a method's arguments are not its settings."""
+"""Methods from settings, and adapters for those whose arguments are not their settings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,44 +10,51 @@ import cml_jax
 from cml_jax.types import Loss, Method, Model
 from experiments.build.optimizers import inner_optimizer as inner_optimizer_of
 from experiments.build.optimizers import is_set
+from experiments.build.problem import Problem
 from experiments.build.resolve import call, resolve
 from experiments.choices.methods import METHODS
 
 
-def inner_method(
+def base_method(
     settings: Mapping[str, Any],
-    *,
-    function: str = "",
+    problem: Problem,
+    data: Any,
     num_steps: int,
     remat: bool = False,
     progress: jax.typing.ArrayLike | None = None,
-    **parts: Any,
 ) -> Method:
-    """The method that the settings name, without CML around it.
+    """The method that the settings name, without CML's co-learner.
 
     Args:
-      settings: With dotted names; rates may be traced.
-      function: "module:function" that takes the place of the method's own; "" does not.
-      num_steps: Steps of the inner loop.
+      settings: Values by dotted names; what is swept is traced.
+      problem: What is learned.
+      data: Data of the split, which may be traced.
+      num_steps: Number of inner steps.
       remat: As in `cml_jax.maml`.
       progress: The share of training that is done, which may be traced; None is at test.
-      **parts: What the problem has: `model`, `loss`, `co_learner`, `graph`, `examples`.
     """
     row = METHODS[settings["method"]]
     own = {name: settings[name] for name in row.keys}
+    inner = {"num_steps": num_steps, "remat": remat}
     rate = settings["inner_learning_rate"]
     if own.get("inner_optimizer", "sgd") != "sgd":
-        own["optimizer"] = inner_optimizer_of(settings["inner_optimizer"], rate)
+        inner["optimizer"] = inner_optimizer_of(settings["inner_optimizer"], rate)
     elif is_set(own.get("body_rate", 1)):
-        own["learning_rate"] = {"body": rate * own["body_rate"], "head": rate}
+        inner["learning_rate"] = {"body": rate * own["body_rate"], "head": rate}
     else:
-        own["learning_rate"] = rate
-    if not own.get("first_order"):
-        own.pop("first_order", None)
-    if row.first_order:
-        own["first_order"] = True
-    available = own | parts | {"num_steps": num_steps, "remat": remat, "progress": progress}
-    return call(resolve(function or row.function), available)
+        inner["learning_rate"] = rate
+    if row.first_order or own.get("first_order"):
+        inner["first_order"] = True
+    parts = {
+        "model": problem.model_on(data),
+        "loss": problem.loss,
+        "co_learner": problem.co_learner,
+        "graph": getattr(data, "graph", None),
+        "examples": problem.examples,
+        "progress": progress,
+    }
+    method = call(resolve(problem.method or row.function), own | parts, **inner)
+    return problem.inputs(data)(method) if problem.inputs else method
 
 
 def reptile(
@@ -60,12 +67,12 @@ def reptile(
     minibatch: int,
     examples: int,
 ) -> Method:
-    """Reptile; with minibatches or an inner optimiser that remembers, as its released code has it.
+    """Reptile; with minibatches or an inner optimiser with a state, as its released code has it.
 
     Args:
       model, loss, num_steps: As in `cml_jax.reptile`.
-      inner_optimizer: A name; its Adam has beta1 = 0 and no eps_root.
-      inner_learning_rate: The rate of that optimiser.
+      inner_optimizer: Name of the inner optimiser; its Adam has beta1 = 0 and no eps_root.
+      inner_learning_rate: Step size of that optimiser.
       minibatch: Examples of an inner step; 0 is all.
       examples: Examples of a test task's support set.
     """
@@ -73,88 +80,56 @@ def reptile(
         optimizer = optax.adam(inner_learning_rate, b1=0.0)
     else:
         optimizer = inner_optimizer_of(inner_optimizer, inner_learning_rate)
-    shared = {"optimizer": optimizer, "num_steps": num_steps}
     if inner_optimizer == "sgd" and not minibatch:
-        return cml_jax.reptile(model, loss, **shared)
-    return cml_jax.reptile_released(model, loss, minibatch=minibatch or examples, **shared)
+        return cml_jax.reptile(model, loss, optimizer=optimizer, num_steps=num_steps)
+    return cml_jax.reptile_released(
+        model, loss, optimizer=optimizer, num_steps=num_steps, minibatch=minibatch or examples
+    )
 
 
 def maml_plus_plus(
     model: Model,
     loss: Loss,
     *,
-    learning_rate: jax.typing.ArrayLike,
     num_steps: int,
     multi_step_until: float,
     second_order_after: float,
     progress: jax.typing.ArrayLike | None,
-    first_order: bool = False,
-    remat: bool = False,
+    **inner: Any,
 ) -> Method:
     """MAML++ at some point of training, or at test.
 
     Args:
-      model, loss, learning_rate, num_steps, first_order, remat: As in `cml_jax.maml_plus_plus`.
+      model, loss, num_steps: As in `cml_jax.maml_plus_plus`.
       multi_step_until: The share of training with a loss after every inner step.
       second_order_after: The share of training in first order.
       progress: The share of training that is done; None is at test.
+      **inner: The other arguments of `cml_jax.maml_plus_plus`.
     """
-    more = {}
     if progress is not None and multi_step_until:
-        more["step_weights"] = cml_jax.multi_step_weights(
+        inner["step_weights"] = cml_jax.multi_step_weights(
             progress, num_steps, num_epochs=multi_step_until
         )
-    if first_order:
-        more["first_order"] = True
-    elif progress is not None and second_order_after:
-        more["first_order"] = progress < second_order_after
-    return cml_jax.maml_plus_plus(
-        model, loss, learning_rate=learning_rate, num_steps=num_steps, remat=remat, **more
-    )
+    if progress is not None and second_order_after:
+        inner.setdefault("first_order", progress < second_order_after)
+    return cml_jax.maml_plus_plus(model, loss, num_steps=num_steps, **inner)
 
 
 def sharp_maml(
-    model: Model,
-    loss: Loss,
-    *,
-    radius: jax.typing.ArrayLike,
-    sharp: str,
-    learning_rate: Any,
-    num_steps: int,
-    first_order: bool = False,
-    remat: bool = False,
+    model: Model, loss: Loss, *, radius: jax.typing.ArrayLike, sharp: str, **inner: Any
 ) -> Method:
     """The inner loop of Sharp-MAML; MAML's where the outer loop alone is perturbed.
 
     Args:
-      model, loss, radius, learning_rate, num_steps, first_order, remat: As in
-        `cml_jax.sharp_maml`.
+      model, loss, radius: As in `cml_jax.sharp_maml`.
       sharp: The loop that is perturbed, "lower", "upper" or "both".
+      **inner: The other arguments of both methods.
     """
-    shared = {"learning_rate": learning_rate, "num_steps": num_steps, "remat": remat}
-    shared["first_order"] = first_order
     if sharp == "upper":
-        return cml_jax.maml(model, loss, **shared)
-    return cml_jax.sharp_maml(model, loss, radius=radius, **shared)
+        return cml_jax.maml(model, loss, **inner)
+    return cml_jax.sharp_maml(model, loss, radius=radius, **inner)
 
 
 def sharp_outer_loop(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What Sharp-MAML has `meta_step` do."""
     return {} if settings["sharp"] == "lower" else {"radius": settings["radius"]}
-
-
-def collaborative(
-    model: Model,
-    loss: Loss,
-    *,
-    co_learner: Model,
-    num_steps: int,
-    learning_rate: Any = None,
-    optimizer: optax.GradientTransformation | None = None,
-    first_order: bool = False,
-    remat: bool = False,
-) -> Method:
-    """`cml_jax.collaborative`, its arguments by name."""
-    inner = {"learning_rate": learning_rate, "optimizer": optimizer, "num_steps": num_steps}
-    inner |= {"first_order": first_order, "remat": remat}
-    return cml_jax.collaborative(model, loss, co_learner=co_learner, **inner)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -82,12 +82,14 @@ def node_tasks(row: DataSet, settings: Mapping[str, Any], needs: str, at_least: 
     if settings["data.features"] == "normalized":
         graph = normalize_features(graph)
     split = _split(row, settings, graph.labels, at_least)
-    about, digest = facts(graph, split), _digest(graph, split)
+    about = facts(graph, split)
+    stored = graph.adjacency.starts, graph.adjacency.columns, graph.features, graph.labels
+    split_hash = digest([split, graph.features.shape], jax.tree.leaves(stored))
     labels = graph.labels  # NumPy's: what follows makes `graph` one of jax arrays
     table = None
     if needs == "subgraphs":
-        caps = settings["model.subgraph_nodes"], settings["model.subgraph_neighbours"]
-        table = subgraphs(graph, nodes=caps[0], neighbours=caps[1])
+        caps = {name: settings[f"model.subgraph_{name}"] for name in ("nodes", "neighbours")}
+        table = subgraphs(graph, **caps)
     graph, table = jax.tree.map(jnp.asarray, (graph, table))  # on the device once
     data = {
         part: OnGraph(graph, table, members(labels, getattr(split, part), at_least))
@@ -101,7 +103,7 @@ def node_tasks(row: DataSet, settings: Mapping[str, Any], needs: str, at_least: 
             return attribute_sets(jax.random.fold_in(key, 1), task)
         return task
 
-    return draw, data, digest, about
+    return draw, data, split_hash, about
 
 
 def on_subgraphs(data: OnGraph) -> Callable[[Method], Method]:
@@ -136,14 +138,18 @@ def _split(row, settings, labels, at_least):
     return split
 
 
-def _digest(graph, split):
-    """The first 16 hex digits of a SHA-256: which graph, and which class is where."""
-    digest = hashlib.sha256(json.dumps([split, graph.features.shape]).encode())
-    stored = graph.adjacency.starts, graph.adjacency.columns, graph.features, graph.labels
-    for array in jax.tree.leaves(stored):
-        digest.update(f"{array.shape} {array.dtype.str} ".encode())
-        digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()[:16]
+def digest(about: Any, arrays: Iterable[Any]) -> str:
+    """The first 16 hex digits of a SHA-256 of arrays, with their shapes and dtypes.
+
+    Args:
+      about: A JSON value that belongs to them; None adds nothing.
+      arrays: Arrays of any kind.
+    """
+    state = hashlib.sha256(b"" if about is None else json.dumps(about).encode())
+    for array in map(np.asarray, arrays):
+        state.update(f"{array.shape} {array.dtype.str} ".encode())
+        state.update(np.ascontiguousarray(array))
+    return state.hexdigest()[:16]
 
 
 def facts(graph: Graph, split) -> dict[str, Any]:

@@ -1,12 +1,9 @@
 """What is learned: model, tasks, loss and metric, from a config or from the caller."""
 
-import hashlib
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from cml_jax.types import Batch, Loss, Method, Metric, Model, Noisy, Task
 from experiments.build import nodes, tasks
@@ -136,11 +133,7 @@ def own(problem: Problem) -> Problem:
     leaves = jax.tree.leaves(dict(problem.data))
     if problem.split_hash or not leaves:
         return problem
-    digest = hashlib.sha256()
-    for leaf in map(np.asarray, leaves):
-        digest.update(f"{leaf.shape} {leaf.dtype.str} ".encode())
-        digest.update(np.ascontiguousarray(leaf))
-    return problem._replace(split_hash=digest.hexdigest()[:16])
+    return problem._replace(split_hash=nodes.digest(None, leaves))
 
 
 def check_tasks(problem: Problem) -> None:
@@ -172,21 +165,20 @@ def _networks(row: Network, settings: Mapping[str, Any], outputs: int):
         own[name] = value[0] if key.length == 1 else value
     own |= {"ways": outputs, "outputs": outputs}
     if row.reads == "nodes":
-        model = partial(_on_graph, row.model, own)
+
+        def model(data):
+            return _made(row.model, own | {"graph": data.graph})
+
     else:
         model = _made(row.model, own)
     name = settings["co_learner"]
     if name in ("", "none"):
         return model, None
     hidden = own.get("hidden")
-    own["width"] = hidden[-1] if isinstance(hidden, tuple) else hidden
-    own["depth"] = settings["co_learner_depth"]
-    return model, _made(row.co_learners[name], own)
+    width = hidden[-1] if isinstance(hidden, tuple) else hidden
+    beside = {"width": width, "depth": settings["co_learner_depth"]}
+    return model, _made(row.co_learners[name], own | beside)
 
 
-def _on_graph(function: Function, own: Mapping[str, Any], data: Any) -> Model:
-    return _made(function, {**own, "graph": data.graph})
-
-
-def _made(function: Function, available: Mapping[str, Any]) -> Model:
-    return call(resolve(function.path), {**available, **function.fixed})
+def _made(function: Function, available: dict[str, Any]) -> Model:
+    return call(resolve(function.path), available | function.fixed)

@@ -1,16 +1,16 @@
-"""How long a run trains, and when it validates, saves and reports."""
+"""How long a run trains, when it validates, saves and reports, and how much it is tested."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.choices.outer import WEIGHTINGS
 
 
 class Schedule(NamedTuple):
-    """How long a run trains, and when it validates, saves and reports.
+    """How long a run trains, when it validates, saves and reports, and how much it is tested.
 
     Attributes:
-      train_steps: Meta-steps.
+      train_steps: Number of meta-steps.
       tasks_per_step: Tasks in a meta-batch.
       validate_every: Meta-steps between validations.
       validation_tasks: Tasks of a validation.
@@ -18,11 +18,12 @@ class Schedule(NamedTuple):
       checkpoint_seconds: Seconds between checkpoints.
       log_seconds: Seconds between reports where there is no terminal.
       skip_non_finite: Whether steps that are not finite are skipped, or end the run.
-      remedy: What to change where a step was not finite, in words; a format string of what is
-        swept.
+      remedy: What to change where a step was not finite, in words.
       compares_tasks: Whether task weights come from comparing tasks.
       tensorboard: Whether TensorBoard files are written too.
       remat_auto: Whether inner steps are computed again where memory does not suffice.
+      test_steps: Numbers of inner steps, each of which is tested.
+      test_tasks: Tasks of the final test.
     """
 
     train_steps: int
@@ -37,13 +38,15 @@ class Schedule(NamedTuple):
     compares_tasks: bool
     tensorboard: bool
     remat_auto: bool
+    test_steps: Sequence[int]
+    test_tasks: int
 
 
 def schedule(settings: Mapping[str, Any]) -> Schedule:
     """The schedule of a run.
 
     Args:
-      settings: By dotted names, checked.
+      settings: Values by dotted names, checked.
     """
     return Schedule(
         train_steps=settings["train_steps"],
@@ -54,9 +57,19 @@ def schedule(settings: Mapping[str, Any]) -> Schedule:
         checkpoint_seconds=60 * settings["checkpoint_every_minutes"],
         log_seconds=settings["log_every_seconds"],
         skip_non_finite=settings["non_finite"] == "skip",
-        remedy=f"lower --config.inner_learning_rate={settings['inner_learning_rate']} or "
-        f"--config.outer_learning_rate={settings['outer_learning_rate']} in a new run",
+        remedy=_remedy(settings),
         compares_tasks=WEIGHTINGS[settings["weighting"]].compares,
         tensorboard=settings["tensorboard"],
         remat_auto=settings["plan.remat"] == "auto",
+        test_steps=[steps or settings["num_steps"] for steps in settings["eval.num_steps"]],
+        test_tasks=settings["eval.num_tasks"],
     )
+
+
+def _remedy(settings):
+    named = []
+    for name in ("inner_learning_rate", "outer_learning_rate"):
+        swept = settings["sweep"] == name
+        value = ",".join(map(str, settings["sweep_values"])) if swept else settings[name]
+        named.append(f"--config.{'sweep_values' if swept else name}={value}")
+    return f"lower {' or '.join(named)} in a new run"

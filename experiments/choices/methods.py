@@ -14,7 +14,8 @@ class MethodRow(NamedTuple):
         parameters for: `model`, `loss`, `num_steps`, `remat`, `learning_rate` or `optimizer`,
         `first_order` where it is asked for, its own settings by name, and `co_learner`,
         `progress` (the share of training that is done; None at test) and `examples` (of a
-        support set).
+        support set). One with a `**` parameter gets `num_steps`, `remat`, the rate or the
+        optimiser, and `first_order` as well.
       keys: The settings that it reads.
       dagger: Whether CML-dagger as the paper writes it is defined for it.
       first_order: Whether it is first-order always.
@@ -108,7 +109,7 @@ METHODS = {
         meta_step="experiments.build.methods:sharp_outer_loop",
     ),
     "collaborative": MethodRow(
-        "experiments.build.methods:collaborative",
+        "cml_jax:collaborative",
         _RATE | _BODY_RATE | _ORDER | _OPTIMIZER,
         needs_co_learner=True,
     ),

@@ -89,20 +89,18 @@ def make_plan(
     import jax
 
     on_cpu = jax.default_backend() == "cpu"
-    count = devices
     # Ids say nothing: on CPU those of process 1 start at 2048, on TPU they follow the torus.
     processes = jax.process_count()
     shares = [[d for d in jax.devices() if d.process_index == p] for p in range(processes)]
     available = processes * min(map(len, shares))
-    if tasks_per_step % processes or count % processes:
+    if tasks_per_step % processes or devices % processes:
         raise ValueError(
-            f"tasks_per_step={tasks_per_step} or plan.devices={count} does not divide by "
+            f"tasks_per_step={tasks_per_step} or plan.devices={devices} does not divide by "
             f"{processes} processes: change --config.tasks_per_step or --config.plan.devices"
         )
-    if not count:
-        limit = processes if small and on_cpu else available
-        fitting = (d for d in range(processes, limit + 1, processes))
-        count = max(d for d in fitting if tasks_per_step % d == 0)
+    limit = processes if small and on_cpu else available
+    choices = range(processes, limit + 1, processes)
+    count = devices or max(d for d in choices if tasks_per_step % d == 0)
     if count > available:
         raise ValueError(
             f"plan.devices={count} but there are {available}: lower --config.plan.devices"

@@ -177,21 +177,21 @@ def is_process_zero() -> bool:
     return jax.process_index() == 0
 
 
-def on_process_zero(action: Callable[[], bool]) -> bool:
-    """Runs `action` in process 0; all processes return what it returned.
+def on_process_zero(action: Callable[[], Any]) -> bool:
+    """Runs `action` in process 0; all processes return whether its value is true.
 
     Args:
-      action: Returns True or False.
+      action: A function without arguments.
 
     Raises:
       ProcessesError: In the other processes, when it raised.
     """
     if not _many():
-        return action()
+        return bool(action())
     outcome = _REFUSED
     try:
         if is_process_zero():
-            outcome = int(action())
+            outcome = int(bool(action()))
     finally:
         outcome = int(_gather(outcome)[0])
     if outcome == _REFUSED:

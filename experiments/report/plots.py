@@ -14,6 +14,7 @@ from experiments.run_folder.results import Results, is_share
 # Okabe and Ito's colours, told apart by the colour-blind; the styles help where colour is not seen.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", "-.", ":")
+_BESIDE = {"frameon": False, "fontsize": 9, "loc": "center left", "bbox_to_anchor": (1, 0.5)}
 
 
 def learning_curve(
@@ -39,7 +40,7 @@ def learning_curve(
     """
     same = rows and all(row.get("train/loss") == row.get(f"train/{metric}") for row in rows)
     names = (metric,) if same else (metric, "loss")
-    figure = _figure(len(names))
+    figure = _figure(len(names), title)
     if figure is None:
         return
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
@@ -50,7 +51,6 @@ def learning_curve(
         if results is not None and results.test.get(name) is not None:
             _draw_test(axes, name, results.test)
         _finish(axes, name)
-    figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=150)
 
 
@@ -68,18 +68,16 @@ def compare(
       title: The text above it.
       name: Name of the number in the rows, such as "validation/accuracy".
     """
-    figure = _figure(1)
+    figure = _figure(1, title)
     if figure is None:
         return
     axes = figure.subplots()
     for i, (label, rows) in enumerate(curves.items()):
         steps, values = _series(rows, name)
-        style = {"color": _COLORS[i % len(_COLORS)], "linestyle": _STYLES[i % len(_STYLES)]}
         if name.startswith("train/"):
             values = _smooth(values)
-        axes.plot(steps, values, label=label, **style)
+        axes.plot(steps, values, label=label, **_style(i))
     _finish(axes, name.replace("/", " "))
-    figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=150)
 
 
@@ -99,7 +97,7 @@ def points(
       title: The text above it.
       metric: Name of the metric.
     """
-    figure = _figure(1.3 + max(map(len, rows)) / 50, height=1.2 + 0.42 * len(rows))
+    figure = _figure(1.3 + max(map(len, rows)) / 50, title, height=1.2 + 0.42 * len(rows))
     if figure is None:
         return
     axes = figure.subplots()
@@ -133,10 +131,8 @@ def points(
     axes.set_xlabel(
         f"test {LONG_NAMES.get(metric, metric)}{', all queries at once' if modes else ''}{scale}"
     )
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.suptitle(title, fontsize=10)
+    _frame(axes)
+    axes.legend(**_BESIDE)
     figure.savefig(path, dpi=150)
 
 
@@ -149,30 +145,24 @@ def fits(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str
       path: The picture; its suffix is the format.
       title: The text above it.
     """
-    figure = _figure(len(tasks) / 1.8)
+    figure = _figure(len(tasks) / 1.8, title)
     if figure is None:
         return
     for axes, task in zip(figure.subplots(1, len(tasks), sharey=True), tasks, strict=True):
-        axes.plot(
-            task["x"], task["true"], color=_COLORS[-1], linewidth=2.5, alpha=0.3, label="true"
-        )
+        true = {"color": _COLORS[-1], "linewidth": 2.5, "alpha": 0.3, "label": "true"}
+        axes.plot(task["x"], task["true"], **true)
         for i, (steps, values) in enumerate(task["predicted"].items()):
             label = "before" if steps == 0 else f"{steps} step" + "s" * (steps > 1)
-            style = {"color": _COLORS[i], "linestyle": _STYLES[i % len(_STYLES)]}
-            axes.plot(task["x"], values, label=label, **style)
+            axes.plot(task["x"], values, label=label, **_style(i))
         axes.plot(*task["support"], "^", color=_COLORS[3], label="support")
-        _finish(axes, "y")
         axes.set_xlabel("x")
-        if axes is not figure.axes[-1]:
-            axes.get_legend().remove()
-    for axes in figure.axes[1:]:
-        axes.set_ylabel("")
-    figure.axes[-1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.suptitle(title, fontsize=10)
+        _frame(axes)
+    figure.axes[0].set_ylabel("y")
+    figure.axes[-1].legend(**_BESIDE)
     figure.savefig(path, dpi=150)
 
 
-def _figure(panels: float, height: float = 3.8):
+def _figure(panels: float, title: str, height: float = 3.8):
     """An empty figure, or None without matplotlib."""
     try:
         from matplotlib.figure import Figure
@@ -180,7 +170,14 @@ def _figure(panels: float, height: float = 3.8):
         logging.warning("no picture without matplotlib: pip install 'cml_jax[plots]'")
         return None
     # Not pyplot: it keeps figures alive and asks for a display.
-    return Figure(figsize=(5.5 * panels, height), layout="constrained")
+    figure = Figure(figsize=(5.5 * panels, height), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _style(i: int) -> dict[str, str]:
+    """Colour and line style of the i-th line."""
+    return {"color": _COLORS[i % len(_COLORS)], "linestyle": _STYLES[i % len(_STYLES)]}
 
 
 def _series(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -226,7 +223,7 @@ def _draw_groups(axes, name: str, rows: Sequence[Row], groups: Mapping[str, Sequ
         values = np.ma.masked_invalid(values[kept])
         if split == "train":
             values = np.stack([_smooth(v) for v in values.T], 1)
-        style = {"color": _COLORS[i % len(_COLORS)], "linestyle": _STYLES[i % len(_STYLES)]}
+        style = _style(i)
         seeds = f"{len(members)} seeds" if len(members) > 1 else ""
         label = ", ".join(filter(None, [split, label, seeds]))
         axes.plot(steps, values.mean(1), label=label, **style)
@@ -243,7 +240,11 @@ def _finish(axes, label: str) -> None:
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     elif values and max(values) > 20 * min(values) > 0:
         axes.set_yscale("log")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    _frame(axes)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False, fontsize=9)
+
+
+def _frame(axes) -> None:
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

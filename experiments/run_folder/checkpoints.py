@@ -52,8 +52,9 @@ class Checkpoints:
         if not _safe(self._workdir):
             self._opened = _link(self._workdir)
             self._unlink = weakref.finalize(self, shutil.rmtree, self._opened.parent, True)
-        self._last = _open(self._opened / LAST, 3)
-        self._best = _open(self._opened / BEST, None)
+        own = {"create": True, "cleanup_tmp_directories": True}
+        self._last = _manager(self._opened / LAST, max_to_keep=3, **own)
+        self._best = _manager(self._opened / BEST, **own)
         self._readable = False  # whether a checkpoint of this run was read already
 
     def save_last(self, step: int, tree: PyTree, extra: dict[str, Any]) -> None:
@@ -68,7 +69,7 @@ class Checkpoints:
           CheckpointError: It was not saved: the disk is full, or a newer step is there already; or
             it is the first save and cannot be read back.
         """
-        self._save(self._last, step, tree, extra, force=False)
+        self._save(self._last, step, tree, extra)
 
     def save_best(self, step: int, tree: PyTree, extra: dict[str, Any]) -> None:
         """Saves the best checkpoint; the one before is deleted when this one is on the disk.
@@ -82,7 +83,7 @@ class Checkpoints:
         Raises:
           CheckpointError: It was not saved, or it is the first save and cannot be read back.
         """
-        self._save(self._best, step, tree, extra, force=True)
+        self._save(self._best, step, tree, extra)
         for other in set(self._best.all_steps()) - {step}:
             self._best.delete(other)
 
@@ -117,15 +118,9 @@ class Checkpoints:
         if self._opened != self._workdir:
             self._unlink()
 
-    def _save(
-        self,
-        manager: ocp.CheckpointManager,
-        step: int,
-        tree: PyTree,
-        extra: dict[str, Any],
-        force: bool,
-    ) -> None:
+    def _save(self, manager: ocp.CheckpointManager, step: int, tree: PyTree, extra: Any) -> None:
         where, state = self._shown(manager, step), _host(tree)
+        force = manager is self._best  # its step may be lower than the last
         about = {"leaves": _leaves(state), "extra": extra}
         about |= {"about_digest": _about_digest(about), "leaves_digest": _leaves_digest(state)}
         try:
@@ -152,20 +147,19 @@ class Checkpoints:
             processes.on_process_zero(lambda: self._read_back(manager, step, state))
             self._readable = True
 
-    def _read_back(self, manager: ocp.CheckpointManager, step: int, state: PyTree) -> bool:
+    def _read_back(self, manager: ocp.CheckpointManager, step: int, state: PyTree) -> None:
         """A folder where nothing that was saved can be read is told now, not when it is needed."""
         try:
-            with contextlib.closing(_alone(Path(manager.directory))) as reader:
+            with _alone(manager) as reader:
                 _read(reader, step, state)
         except Exception as error:
             raise CheckpointError(
                 f"checkpoint {self._shown(manager, step)} was saved but cannot be read "
                 f"({self._reason(error)}): choose a --workdir on another disk"
             ) from error
-        return True
 
     def _restore(self, manager: ocp.CheckpointManager, template: PyTree) -> Restored | None:
-        folder, shown = Path(manager.directory), self._shown(manager)
+        shown = self._shown(manager)
         steps = sorted(manager.all_steps(), reverse=True)
         if not processes.same(json.dumps(steps).encode()):
             raise CheckpointError(
@@ -175,7 +169,7 @@ class Checkpoints:
         damaged = {}
         for step in steps:
             why = None
-            with contextlib.closing(_alone(folder)) as reader:
+            with _alone(manager) as reader:
                 try:
                     tree, extra = _read(reader, step, template)
                 except _OtherLeaves as error:
@@ -252,27 +246,19 @@ def _link(workdir: Path) -> Path:
     )
 
 
-def _open(folder: Path, keep: int | None) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
-        create=True,
-        cleanup_tmp_directories=True,
-        enable_async_checkpointing=False,
-    )
-    return ocp.CheckpointManager(folder, options=options, item_names=("state", "about"))
+def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
+    chosen = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, **options)
+    return ocp.CheckpointManager(folder, options=chosen, item_names=("state", "about"))
 
 
-def _alone(folder: Path) -> ocp.CheckpointManager:
-    """Opens a folder to read it without the others: orbax waits for all, even where one failed."""
+def _alone(manager: ocp.CheckpointManager) -> contextlib.closing[ocp.CheckpointManager]:
+    """Opens its folder to read without the others: orbax waits for all, even where one failed."""
     me = jax.process_index()
-    options = ocp.CheckpointManagerOptions(
-        create=False,
-        enable_async_checkpointing=False,
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-            primary_host=me, active_processes={me}, barrier_sync_key_prefix=str(me)
-        ),
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=str(me)
     )
-    return ocp.CheckpointManager(folder, options=options, item_names=("state", "about"))
+    folder = Path(manager.directory)
+    return contextlib.closing(_manager(folder, create=False, multiprocessing_options=alone))
 
 
 @contextlib.contextmanager

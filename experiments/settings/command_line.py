@@ -1,6 +1,7 @@
 """The command line: every mistake is one line, told before jax is loaded; and the help."""
 
 import difflib
+import itertools
 import re
 import sys
 import traceback
@@ -10,7 +11,7 @@ from typing import NoReturn
 from absl import flags
 from ml_collections import config_flags
 
-from experiments.choices.key import ConfigError, Key, describe_key
+from experiments.choices.key import ConfigError, describe_key
 from experiments.machine.printing import spell_what_cannot_be_printed
 from experiments.settings.checks import check
 from experiments.settings.config import KEYS, TABLES, unknown_key
@@ -38,8 +39,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         print(_help())
         sys.exit(0)
     try:
-        path = _check_overrides(flags.FLAGS.read_flags_from_files(argv, force_gnu=False))
-        rest = _parse(argv, path)
+        file = _check_overrides(flags.FLAGS.read_flags_from_files(argv, force_gnu=False))
+        rest = _parse(argv, file)
         if len(rest) > 1:
             hint = f": did you mean --config={rest[1]}" if rest[1].endswith(".py") else ""
             raise ConfigError(
@@ -83,8 +84,8 @@ def _config_files() -> list[str]:
 
 
 def _check_overrides(argv: list[str]) -> str:
-    """Checks the names in `--config.NAME=` and that `--config` names a file; returns its value."""
-    path = None
+    """Checks the names in `--config.NAME=` and that `--config` names a file; returns this file."""
+    path = ""
     for i, argument in enumerate(argv):
         if argument == "--":
             break
@@ -100,16 +101,16 @@ def _check_overrides(argv: list[str]) -> str:
         raise ConfigError(
             f"no --config: choose --config={' or --config='.join(names) or 'FILE.py'}"
         )
-    file = path.split(":", 1)[0]
+    file = path.partition(":")[0]
     if not Path(file).is_file():
         by_stem = {Path(name).stem: name for name in names}
         near = difflib.get_close_matches(Path(file).stem, by_stem, 1)
         hint = f"did you mean {by_stem[near[0]]}?" if near else f"there are {', '.join(names)}"
         raise ConfigError(f"no config file {file}: {hint}")
-    return path
+    return file
 
 
-def _parse(argv: list[str], path: str) -> list[str]:
+def _parse(argv: list[str], file: str) -> list[str]:
     """`FLAGS(argv)`, with the many ways in which a config file can fail told as one line."""
     try:
         return flags.FLAGS(argv)
@@ -121,24 +122,22 @@ def _parse(argv: list[str], path: str) -> list[str]:
             needs = describe_key(KEYS[match[1]])
             raise ConfigError(f"--config.{match[1]}={match[2]}: needs {needs}") from None
         if "get_config() takes 0 positional arguments" in lines[-1]:
-            raise ConfigError(f"{path}: this config takes nothing after a colon") from None
-        at = re.findall(rf'File "{re.escape(path.split(":", 1)[0])}", line (\d+)', str(error))
-        raise _told(path, at[-1] if at else None, lines[-1]) from None
+            raise ConfigError(f"{file}: this config takes nothing after a colon") from None
+        at = re.findall(rf'File "{re.escape(file)}", line (\d+)', str(error))
+        raise _told(file, at[-1] if at else None, lines[-1]) from None
     except flags.Error:
         raise
     except Exception as error:  # whatever a config file can raise
-        file = path.split(":", 1)[0]
         frames = traceback.extract_tb(error.__traceback__)
         line = next((frame.lineno for frame in reversed(frames) if frame.filename == file), None)
         message = f"{type(error).__name__}: {error}"
         if match := re.match(r"AttributeError: .?Key \"(\w+)\" does not exist", message):
             message = unknown_key(match[1])
-        raise _told(path, line, message) from None
+        raise _told(file, line, message) from None
 
 
-def _told(path: str, line: int | str | None, message: str) -> ConfigError:
+def _told(file: str, line: int | str | None, message: str) -> ConfigError:
     """An error inside of a config file: where it is, and the start of its message."""
-    file = path.split(":", 1)[0]
     return ConfigError(f"{file}{f':{line}' if line else ''}: {message.splitlines()[0][:200]}")
 
 
@@ -160,21 +159,17 @@ def _help() -> str:
         "",
         "Settings, with the defaults that a config file may change:",
     ]
-    of_choices = {name for rows in TABLES.values() for keys in rows.values() for name in keys}
-    lines += [_help_line(name, key) for name, key in KEYS.items() if name not in of_choices]
-    told: set[str] = set()
+    heads: dict[str, str] = {}  # of a setting that some choices read
     for table, rows in TABLES.items():
-        readers: dict[str, list[str]] = {}
-        for row, keys in rows.items():
-            for name in keys:
-                readers.setdefault(name, []).append(row)
-        new = [name for name in readers if name not in told]
-        told |= set(new)
-        for who in dict.fromkeys(tuple(readers[name]) for name in new):
-            lines += ["", f"Read by {table}={', '.join(filter(None, who))}:"]
-            lines += [_help_line(name, KEYS[name]) for name in new if tuple(readers[name]) == who]
+        for name in itertools.chain.from_iterable(rows.values()):
+            who = ", ".join(row for row, keys in rows.items() if row and name in keys)
+            heads.setdefault(name, f"Read by {table}={who}:")
+    lines += [_help_line(name) for name in KEYS if name not in heads]
+    for head in dict.fromkeys(heads.values()):
+        lines += ["", head, *(_help_line(name) for name in heads if heads[name] == head)]
     return "\n".join(lines)
 
 
-def _help_line(name: str, key: Key) -> str:
+def _help_line(name: str) -> str:
+    key = KEYS[name]
     return f"  --config.{name}={key.default!r}".ljust(46) + f" {key.meaning} [{describe_key(key)}]"

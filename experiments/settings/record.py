@@ -64,10 +64,10 @@ def record(
         except OSError as error:
             raise ConfigError(error) from None
         return []
-    before, now = _recorded(path), flat(config)
-    if now["train_steps"] < before["train_steps"]:
+    before = _recorded(path)
+    if config.train_steps < before["train_steps"]:
         raise ConfigError(
-            f"train_steps={now['train_steps']} but {workdir} was started with "
+            f"train_steps={config.train_steps} but {workdir} was started with "
             f"{before['train_steps']}: a run can only be made longer, by --accept_changes"
         )
     differing = changed(config, workdir)
@@ -116,16 +116,13 @@ def rewrite(config: ConfigDict, workdir: Path) -> None:
     write_json(Path(workdir, folder.CONFIG), flat(config))
 
 
-def record_data(digest: str, workdir: Path, compare: bool) -> bool:
+def record_data(digest: str, workdir: Path, compare: bool) -> None:
     """Writes `data.json`, the digest of what a run is trained on, or compares with it.
 
     Args:
       digest: Digest of the data; "" where tasks are procedural.
       workdir: The run's folder.
       compare: Whether the run has begun with these settings, so that its data must be the same.
-
-    Returns:
-      True.
 
     Raises:
       ConfigError: The run was trained on other data.
@@ -138,7 +135,6 @@ def record_data(digest: str, workdir: Path, compare: bool) -> bool:
             f"{workdir} was trained on other data or classes: restore the files (data.dir, "
             "data.file, data.split_file), or choose another --workdir"
         )
-    return True
 
 
 def _recorded(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from support.quick import quick
 from support.runs import SETTINGS, after_steps, sinusoids, start, tested, trained
 
 from cml_jax import Adapted
+from experiments.build import schedule
 from experiments.build.learner import base_method, train_method
 from experiments.build.optimizers import outer_optimizer as outer_optimizer_of
 from experiments.settings.checks import check
@@ -165,7 +166,10 @@ def test_the_bodys_rate_is_its_own():
     [
         ({"method": "collaborative", "co_learner": "none"}, "needs a second head"),
         ({"minibatch": 3}, "minibatch is a setting of method=reptile"),
-        ({"method": "meta_sgd", "inner_optimizer": "adam"}, "inner_optimizer=adam is for method="),
+        (
+            {"method": "meta_sgd", "inner_optimizer": "adam"},
+            "inner_optimizer is a setting of method=",
+        ),
         (
             {"inner_optimizer": "adam", "body_rate": 0.5},
             "setting of inner_optimizer=sgd",
@@ -181,3 +185,14 @@ def test_the_bodys_rate_is_its_own():
 def test_settings_that_do_not_go_together_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         check(sinusoids(**changes), changes)
+
+
+def test_what_to_change_is_the_rate_that_is_set():
+    def remedy(**changes):
+        return schedule(flat(sinusoids(**changes))).remedy
+
+    both = "lower --config.inner_learning_rate=0.02 or --config.outer_learning_rate=0.001 in a new"
+    assert remedy().startswith(both) and remedy(sweep="body_rate").startswith(both)
+    swept = remedy(sweep="outer_learning_rate", sweep_values=(0.1, 0.5))
+    assert "inner_learning_rate=0.02 or --config.sweep_values=0.1,0.5 in" in swept
+    assert "outer_learning_rate" not in swept

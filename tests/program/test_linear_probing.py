@@ -113,3 +113,4 @@ def test_the_command_stores_what_it_prints(tmp_path):
     assert done.stdout == f"test: {results}\n" and "logistic regression" in done.stdout
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 0 and again.stdout.startswith("finished: ")
+    assert again.stdout.splitlines()[1:] == [f"test: {results}"]

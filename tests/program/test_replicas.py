@@ -138,7 +138,7 @@ def test_a_run_that_diverges_does_not_end_the_others(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"sweep_values": (0.1, 0.2)}, "name it: --config.sweep=SETTING"),
+        ({"sweep_values": (0.1, 0.2)}, "sweep_values is a setting of sweep=inner_learning_rate or"),
         (
             {"sweep": "co_learner_scale", "sweep_values": (1.0, 2.0)},
             "is a setting of co_learner=",

@@ -16,7 +16,7 @@ from cml_jax.data import Images, Split, omniglot
 from cml_jax.tasks.members import consecutive_members
 from experiments.build import tasks
 from experiments.build.problem import problem
-from experiments.build.resolve import resolve
+from experiments.build.resolve import call, resolve
 from experiments.choices.data_sets import DATA_SETS
 from experiments.choices.methods import INNER_OPTIMIZERS, METHODS
 from experiments.choices.networks import CO_LEARNERS, NETWORKS
@@ -49,6 +49,14 @@ FUNCTIONS = [
 @pytest.mark.parametrize("path", sorted(set(FUNCTIONS)))
 def test_every_row_names_a_function(path):
     assert callable(resolve(path))
+
+
+def test_a_function_gets_what_it_has_parameters_for():
+    offered = {"model": 1, "graph": 2}
+    assert call(lambda model, *, rate=0.5: (model, rate), offered, rate=0.1, remat=True) == (1, 0.1)
+    assert call(lambda graph, **inner: (graph, inner), offered, remat=True) == (2, {"remat": True})
+    with pytest.raises(TypeError, match="loss"):
+        call(lambda loss: loss, offered)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

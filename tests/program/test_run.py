@@ -14,10 +14,11 @@ from support.runs import GLYPHS, ROOT, SINUSOID, command, rows, run
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run from start to end, and its folder."""
+    """The folder of a run from start to end, and what the run printed."""
     workdir = tmp_path_factory.mktemp("whole")
     done = run(workdir, *SINUSOID, "--config.weighting=gradient_agreement")
     assert done.returncode == 0, done.stderr
+    (workdir / "printed").write_text(done.stdout)
     return workdir
 
 
@@ -38,10 +39,13 @@ def test_a_run_leaves_numbers_and_pictures(whole):
         assert (whole / picture).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_second_start_only_says_that_it_is_done(whole):
+def test_a_second_start_says_that_it_is_done_and_what_came_out(whole):
     before = (whole / "results.json").stat().st_mtime_ns
     again = run(whole, *SINUSOID, "--config.weighting=gradient_agreement")
-    assert again.returncode == 0 and "finished" in again.stdout
+    finished, *results = again.stdout.splitlines()
+    assert again.returncode == 0 and finished.startswith("finished: ")
+    assert results == (whole / "printed").read_text().splitlines()[1:]
+    assert results[0].startswith("test of step ")
     assert (whole / "results.json").stat().st_mtime_ns == before
 
 

@@ -47,7 +47,7 @@ def trained(config, workdir, problem=None):
 
 def tested(config, workdir, problem=None):
     """The results of the best checkpoint in `workdir`."""
-    return evaluate(config, assemble(config, problem), workdir)
+    return evaluate(assemble(config, problem), workdir)
 
 
 def start(config):
