@@ -41,7 +41,7 @@ class Problem(NamedTuple):
       split_hash: Identifies the data and their split; a run does not resume with another one.
       ways: Classes in a task; 0 where there are none.
       examples: Of a support set at test; Reptile's minibatches are of them. 0 is unknown.
-      facts: What results.json says of a graph, or None.
+      facts: What results.json says of the data, under "graph" or "images"; {} is nothing.
       description: What is said of the data when a run starts.
       curve: `(key, x [n, 1]) -> y [n, 1]`, the truth behind a regression task, for pictures.
       inputs: From data[split] to a wrapper of methods that changes their inputs, or None.
@@ -63,7 +63,7 @@ class Problem(NamedTuple):
     split_hash: str = ""
     ways: int = 0
     examples: int = 0
-    facts: dict[str, Any] | None = None
+    facts: Mapping[str, Any] = {}
     description: str = ""
     curve: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     inputs: Callable[[Any], Callable[[Method], Method]] | None = None
@@ -112,7 +112,7 @@ def problem(settings: Mapping[str, Any]) -> Problem:
         ways=ways,
         examples=settings["data.shots"] * (ways or 1),
         facts=source.facts,
-        description=nodes.in_words(source.facts) if source.facts else "",
+        description=source.description,
         curve=source.curve,
         inputs=nodes.on_subgraphs if network.needs == "subgraphs" else None,
         method=network.method,

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import jax
 
 from cml_jax import tasks
+from cml_jax.data.types import Images
 from cml_jax.tasks import augment
 from cml_jax.tasks.members import check_counts
 from cml_jax.types import Task
-from experiments.build.nodes import SPLITS, node_tasks
+from experiments.build.nodes import SPLITS, in_words, node_tasks
 from experiments.build.resolve import call, resolve
 from experiments.choices.data_sets import DataSet
 from experiments.choices.key import ConfigError
@@ -25,7 +26,8 @@ class Source(NamedTuple):
       train_sample, test_sample: `(key, data[split]) -> Task`; the second is validation's too.
       data: A split ("train", "validation", "test") to arrays, or to None.
       split_hash: Of the class lists, and of a graph; "" where tasks are procedural.
-      facts: What is to be said of a graph, or None.
+      facts: What results.json says of the data, under "graph" or "images"; {} is nothing.
+      description: What is said of the data when a run starts.
       curve: `(key, x [n, 1]) -> y [n, 1]`, the truth behind a regression task, or None.
     """
 
@@ -33,7 +35,8 @@ class Source(NamedTuple):
     test_sample: Callable[[jax.Array, Any], Task]
     data: dict[str, Any]
     split_hash: str = ""
-    facts: dict[str, Any] | None = None
+    facts: Mapping[str, Any] = {}
+    description: str = ""
     curve: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
 
@@ -85,6 +88,8 @@ def images(row: DataSet, settings: Settings, needs: str = "") -> Source:
         partial(test_sample, **test),
         {split: getattr(splits, split) for split in SPLITS},
         splits.split_hash,
+        {"images": image_facts(splits)},
+        _images_in_words(splits),
     )
 
 
@@ -93,9 +98,42 @@ def nodes(row: DataSet, settings: Settings, needs: str = "") -> Source:
     train, test = _shapes(settings)
     at_least = max(sum(train.values()), sum(test.values()))
     sample, data, split_hash, facts = node_tasks(row, settings, needs, at_least)
-    return Source(
-        partial(sample, **train, noise=True), partial(sample, **test), data, split_hash, facts
+    train, test = partial(sample, **train, noise=True), partial(sample, **test)
+    return Source(train, test, data, split_hash, {"graph": facts}, in_words(facts))
+
+
+def image_facts(images: Images) -> dict[str, Any]:
+    """What results.json says of a set of images."""
+    _, *shape = images.pixels.shape
+    counts = images.members.counts
+    return {
+        "number": int(counts.sum()),
+        "shape": shape,
+        "classes": [len(part) for part in images.classes],
+        "smallest_class": int(counts.min()),
+        "largest_class": int(counts.max()),
+        **images.notes,
+    }
+
+
+def _images_in_words(images: Images) -> str:
+    facts = image_facts(images)
+    line = (
+        "images: {number:,} of {height} x {width}, {classes} classes of {smallest_class} to "
+        "{largest_class}"
+    ).format(
+        height=facts["shape"][0],
+        width=facts["shape"][1],
+        **facts | {"classes": " / ".join(map(str, facts["classes"]))},
     )
+    twice = {
+        where: count
+        for where in ("two classes", "two splits")
+        if (count := facts.get(f"identical_in_{where.replace(' ', '_')}"))
+    }
+    if twice:
+        line += "; identical images in " + ", ".join(f"{w}: {n}" for w, n in twice.items())
+    return line
 
 
 def _changes(settings):

@@ -31,6 +31,8 @@ class Results:
         checkpoint was chosen.
       split_hash: Digest of the class lists (and of the graph); "" for procedural tasks.
       graph: Sizes and class split of the graph, or None.
+      images: Number, shape, and counts of classes of a set of images, from where they are, how
+        they were resized, and how many are identical.
       validation: The metric's value and the "step" of the checkpoint that was tested.
       test: The test that counts; one of `test_all`.
       test_all: Every test that was made.
@@ -51,6 +53,7 @@ class Results:
     protocol: Mapping[str, Any] | None = None
     split_hash: str
     graph: Mapping[str, Any] | None
+    images: Mapping[str, Any] | None = None
     validation: Mapping[str, Any]
     test: Test
     test_all: Sequence[Test]

@@ -118,7 +118,11 @@ def test_a_graph_by_its_path(tmp_path):
     by_list = small(**changes, **{"data.split_file": str(tmp_path / "split.json")})
     problem = build.problem(flat(by_list))
     np.testing.assert_array_equal(problem.data["train"].members.ids[0], [1, 7, 13, 19, 25])
-    assert problem.facts["split"] == {"train": [1, 5], "validation": [0, 2], "test": [3, 4]}
+    assert problem.facts["graph"]["split"] == {
+        "train": [1, 5],
+        "validation": [0, 2],
+        "test": [3, 4],
+    }
     build.problem(flat(small(**changes, **{"data.classes": (2, 2, 2)})))
 
 
@@ -182,11 +186,11 @@ def test_what_is_said_of_a_graph(tmp_path):
     problem = build.problem(
         flat(small(**changes, **{"data.classes": (2, 2, 2), "eval.queries": 2}))
     )
-    split = problem.facts.pop("split")
+    split = problem.facts["graph"].pop("split")
     assert sorted(c for classes in split.values() for c in classes) == list(range(6))
-    scale = problem.facts.pop("feature_scale")
+    scale = problem.facts["graph"].pop("feature_scale")
     assert scale["min"] < 0 < scale["max"] and scale["integer_fraction"] == 0
-    assert problem.facts == {
+    assert problem.facts["graph"] == {
         "nodes": 30,
         "edges": 2,
         "features": 4,
@@ -239,7 +243,10 @@ GLYPHS = {"data.name": "glyphs", "model.name": "conv4"}
         ({"data.name": "graph", "data.file": "citeseer"}, "or one of .*citeseer.* as --config.da"),
         ({"data.file": "x.npz"}, "data.file is a setting of data.name=graph"),
         ({"data.split_file": "x.json", "data.classes": (2, 2, 2)}, "lists the classes"),
-        (GLYPHS | {"data.split_file": "x.json"}, "data.split_file is a setting of data.name=block"),
+        (
+            GLYPHS | {"data.split_file": "x.json"},
+            "data.split_file is a setting of data.name=folder",
+        ),
         (GLYPHS | {"data.classes": (2, 2, 2)}, "data.classes is a setting of"),
         ({"model.subgraph_nodes": 8}, "model.subgraph_nodes is a setting of model.name=gmeta"),
         ({"model.name": "amm_gnn", "inner_optimizer": "adam"}, "inner_optimizer=adam with model"),
