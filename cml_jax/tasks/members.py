@@ -47,7 +47,7 @@ def members(labels: np.ndarray, classes: Sequence[int], at_least: int = 1) -> Me
            [0, 2, 5]], dtype=int32), counts=array([2, 3], dtype=int32))
 
     Args:
-      labels: Integers `[n]`, the class of every example; -1 is no class.
+      labels: Integers `[n]`, the class of every example; -1 for one without a class.
       classes: The classes of a split.
       at_least: The number of examples that every class must have: shots + queries of the largest
         episode, because a task that is drawn under jit cannot tell that a class is too small.
