@@ -46,16 +46,7 @@ def test_what_a_page_names_is_there(page):
 
 
 def test_what_is_missing_is_seen():
-    page = (
-        "tests/program/test_a.py [here](none.md) python -m experiments.mian --config.sed=1 `test_b`"
-    )
-    assert list(missing(page.read_text(encoding="utf-8"), page.parent)) == []
-
-
-def test_what_is_missing_is_seen():
-    page = (
-        "tests/program/test_docz.py, [here](none.md), python -m experiments.mian --config.sed=1, "
-    )
+    page = "tests/program/test_a.py [a](none.md) python -m experiments.mian --config.sed=1 `test_b`"
     assert list(missing(page, ROOT)) == [
         "tests/program/test_a.py",
         "none.md",
