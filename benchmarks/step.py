@@ -28,6 +28,8 @@ _PRECISION = flags.DEFINE_enum(
 )
 _INNER_STEPS = flags.DEFINE_integer("inner_steps", 0, "0: the workload's own")
 _TASKS = flags.DEFINE_integer("tasks", 0, "0: the workload's own")
+_SIZE = flags.DEFINE_integer("size", 0, "of an image; 0: the workload's own")
+_SUPPORT = flags.DEFINE_integer("support", 0, "examples; 0: the workload's own")
 _EXPORT = flags.DEFINE_string("export", "", "write the initial parameters to this npz")
 _PROFILE = flags.DEFINE_boolean("profile", False, "also say where the time of two steps goes")
 
@@ -36,7 +38,10 @@ def main(_):
     logging.set_verbosity(logging.WARNING)
     workload = WORKLOADS[_WORKLOAD.value]
     workload = workload._replace(
-        inner_steps=_INNER_STEPS.value or workload.inner_steps, tasks=_TASKS.value or workload.tasks
+        inner_steps=_INNER_STEPS.value or workload.inner_steps,
+        tasks=_TASKS.value or workload.tasks,
+        size=_SIZE.value or workload.size,
+        support=_SUPPORT.value or workload.support,
     )
     allocator.restart_with_huge_pages(_MALLOC.value)
     devices.configure(_DEVICES.value, compilation_cache=False, precision=_PRECISION.value)
@@ -156,9 +161,14 @@ def build(workload, remat: bool):
     if not workload.ways:
         return cml_jax.maml(models.mlp(), cml_jax.squared_error, **rates, remat=remat)
     loss = cml_jax.cross_entropy
-    method = cml_jax.maml(models.conv4(workload.ways), loss, **rates, remat=remat)
+    networks = {
+        "conv4": (models.conv4, models.conv_co_learner),
+        "resnet12": (models.resnet12, models.resnet12_co_learner),
+    }
+    network, co_learner = networks[workload.network]
+    method = cml_jax.maml(network(workload.ways), loss, **rates, remat=remat)
     if workload.co_learner:
-        return cml_jax.cml(method, models.conv_co_learner(workload.ways), loss, scale=1.0)
+        return cml_jax.cml(method, co_learner(workload.ways), loss, scale=1.0)
     return method
 
 

@@ -23,9 +23,26 @@ from experiments.settings.config import KEYS
 def convolutional(name, params, images, pool=True):
     """A block: convolution, batch norm with the batch's statistics, ReLU, max-pool."""
     images = F.conv2d(images, params[f"{name}/kernel"], params[f"{name}/bias"], padding=1)
-    scale, shift = params[f"{name}/BatchNorm_0/scale"], params[f"{name}/BatchNorm_0/bias"]
-    images = F.relu(F.batch_norm(images, None, None, scale, shift, training=True))
+    images = F.relu(normalized(f"{name}/BatchNorm_0", params, images))
     return F.max_pool2d(images, 2) if pool else images
+
+
+def residual(name, params, images):
+    """A block of ResNet-12, as MetaOptNet has it."""
+    outputs = images
+    for i in range(3):
+        outputs = F.leaky_relu(outputs, 0.1) if i else outputs
+        outputs = F.conv2d(outputs, params[f"{name}/kernel_{i}"], padding=1)
+        outputs = normalized(f"{name}/BatchNorm_{i}", params, outputs)
+    shortcut = F.conv2d(images, params[f"{name}/shortcut"][:, :, None, None])
+    outputs = outputs + normalized(f"{name}/BatchNorm_3", params, shortcut)
+    return F.max_pool2d(F.leaky_relu(outputs, 0.1), 2)
+
+
+def normalized(name, params, images):
+    """Batch norm with the batch's statistics."""
+    scale, shift = params[f"{name}/scale"], params[f"{name}/bias"]
+    return F.batch_norm(images, None, None, scale, shift, training=True)
 
 
 def network(params, inputs):
@@ -34,6 +51,10 @@ def network(params, inputs):
         for layer in ("body/Linear_0", "body/Linear_1"):
             inputs = F.relu(linear(params, f"base/{layer}/Dense_0", inputs))
         return linear(params, "base/head/Dense_0", inputs), inputs
+    if "base/body/ResidualBlock_0/shortcut" in params:
+        for i in range(4):
+            inputs = residual(f"base/body/ResidualBlock_{i}", params, inputs)
+        return linear(params, "base/head/Linear_0/Dense_0", inputs.mean((2, 3))), inputs
     for i in range(3):
         inputs = convolutional(f"base/body/ConvBlock_{i}", params, inputs)
     features = convolutional("base/body/ConvBlock_3", params, inputs, pool=False)
@@ -42,9 +63,11 @@ def network(params, inputs):
 
 
 def co_learner(params, features):
-    """Two convolution blocks, max-pool, linear."""
+    """Two convolution blocks, max-pool (ResNet-12: the mean), linear."""
+    residual = "base/body/ResidualBlock_0/shortcut" in params
     features = convolutional("co_learner/ConvBlock_0", params, features, pool=False)
-    features = convolutional("co_learner/ConvBlock_1", params, features)
+    features = convolutional("co_learner/ConvBlock_1", params, features, pool=not residual)
+    features = features.mean((2, 3), keepdim=True) if residual else features
     return linear(params, "co_learner/Linear_0/Dense_0", features.flatten(1))
 
 
@@ -60,7 +83,7 @@ def load(path, size):
             value = value.transpose(3, 2, 0, 1)
         elif value.ndim == 2:
             side = size // 16
-            if side and value.shape[0] == side * side * 64:
+            if side and "Dense" in name and value.shape[0] == side * side * 64:
                 # The flattened map of the heads is [h, w, c] there and [c, h, w] here.
                 value = value.reshape(side, side, 64, -1).transpose(2, 0, 1, 3)
                 value = value.reshape(side * side * 64, -1)

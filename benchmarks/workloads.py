@@ -16,6 +16,7 @@ class Workload(NamedTuple):
       support, query: Examples of a task.
       inner_steps: gradient steps, and `inner_rate` their size.
       co_learner: whether CML's convolutional co-learner is trained along.
+      network: "conv4" or "resnet12", of images.
     """
 
     meaning: str
@@ -28,6 +29,7 @@ class Workload(NamedTuple):
     inner_steps: int
     inner_rate: float
     co_learner: bool = False
+    network: str = "conv4"
 
     def gflop(self) -> float:
         """Arithmetic of a step, counted by hand, in GFLOP (multiplications and additions).
@@ -41,17 +43,31 @@ class Workload(NamedTuple):
             return (
                 self.tasks * forward * (9 * self.inner_steps * self.support + 3 * self.query) / 1e9
             )
-        layers, size, channels = [], self.size, self.channels
-        for _ in range(4):
-            layers.append(2 * 9 * size * size * channels * 64)
-            size, channels = size // 2, 64
-        rest = sum(layers[1:])
-        support = self.inner_steps * self.support * (9 * rest + 4 * layers[0])
-        query = self.query * (3 * rest + 2 * layers[0])
-        if self.co_learner:
-            before_pool = self.size // 8
-            query += self.query * 3 * 2 * (2 * 9 * before_pool**2 * 64 * 64)
+        first, rest, co_learner = self._forward()
+        support = self.inner_steps * self.support * (9 * rest + 4 * first)
+        query = self.query * (3 * (rest + self.co_learner * co_learner) + 2 * first)
         return self.tasks * (support + query) / 1e9
+
+    def _forward(self):
+        """Of an image's forward pass: what reads the image, what follows, the co-learner."""
+
+        def convolution(size, channels, features, kernel=3):
+            return 2 * kernel**2 * size**2 * channels * features
+
+        size = self.size
+        if self.network == "conv4":
+            first, rest = convolution(size, self.channels, 64), 0
+            for _ in range(3):
+                size //= 2
+                rest += convolution(size, 64, 64)
+            return first, rest, 2 * convolution(size, 64, 64)
+        first, rest, channels = 0, 0, self.channels
+        for features in (64, 128, 256, 512):
+            reads = convolution(size, channels, features) + convolution(size, channels, features, 1)
+            first, rest = (reads, rest) if channels == self.channels else (first, rest + reads)
+            rest += 2 * convolution(size, features, features)
+            size, channels = size // 2, features
+        return first, rest, 2 * convolution(size, channels, channels)
 
     def data(self):
         """Support inputs and targets, query inputs and targets, leaves `[tasks, n, ...]`."""
@@ -77,4 +93,8 @@ WORKLOADS = {
     "W2": Workload("Omniglot 20-way 1-shot, Conv4-64", 20, 28, 1, 16, 20, 20, 5, 0.1),
     "W3": Workload("miniImageNet 5-way 1-shot, Conv4-64 + CML", 5, 84, 3, 4, 5, 75, 1, 0.5, True),
     "W4": Workload("sinusoid, 10 points, 1-40-40-1", 0, 0, 0, 25, 10, 10, 5, 0.01),
+    "W5": Workload("CIFAR-FS 5-way 1-shot, Conv4-64 + CML", 5, 32, 3, 4, 5, 75, 1, 0.5, True),
+    "W6": Workload(
+        "CIFAR-FS 5-way 1-shot, ResNet-12 + CML", 5, 32, 3, 4, 5, 75, 1, 0.3, True, "resnet12"
+    ),
 }

@@ -12,8 +12,17 @@ from typing import Any
 from experiments.choices.key import ConfigError
 from experiments.run import Stopped, run
 from experiments.settings.config import default_config, parse_ways_shots
+from experiments.settings.recipes import image_config
 
-__all__ = ["ConfigError", "Problem", "Stopped", "default_config", "parse_ways_shots", "run"]
+__all__ = [
+    "ConfigError",
+    "Problem",
+    "Stopped",
+    "default_config",
+    "image_config",
+    "parse_ways_shots",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from cml_jax.data.files import cache_dir, one_line
+from cml_jax.data.identical import Identical
 from cml_jax.data.types import DataError, Images, Split, split_hash
 from cml_jax.tasks.members import consecutive_members
 
@@ -40,7 +41,12 @@ _log = logging.getLogger(__name__)
 
 
 def cached_images(
-    folder_name: str, name: str, split: Split, source: str, convert: Convert
+    folder_name: str,
+    name: str,
+    split: Split,
+    source: str,
+    convert: Convert,
+    notes: dict[str, Any] | None = None,
 ) -> Images:
     """Opens the images in the user's cache if they were made from this source, else makes them.
 
@@ -53,6 +59,8 @@ def cached_images(
         any string.
       convert: Yields every class and its images, uint8 `[n, h, w, c]`, in the order of `split`:
         all of training, then of validation, then of test. It may be called twice.
+      notes: What results are to say of the images, as JSON can hold it. How many are identical is
+        added to it.
 
     Returns:
       The images, mapped from the cache; in memory where the cache cannot be written.
@@ -71,7 +79,7 @@ def cached_images(
             _log.warning("%s; converting %s again", error, name)
     if folder:
         try:
-            return write_images(folder, name, split, source, convert())
+            return write_images(folder, name, split, source, convert(), notes)
         except OSError as error:
             problem = f"{folder} cannot be written ({error.strerror})"
     else:
@@ -79,21 +87,27 @@ def cached_images(
     _log.warning(
         "%s: set CML_JAX_CACHE to a folder that can, or %s is converted every time", problem, name
     )
-    counts, parts = {}, []
+    counts, parts, same = [], [], Identical(split)
     for label, images in _checked(split, convert()):
-        counts[label] = len(images)
+        counts.append(len(images))
         parts.append(images)
-    return _images(np.concatenate(parts), split, list(counts.values()), name)
+        same.add(label, images)
+    return _images(np.concatenate(parts), split, counts, name, (notes or {}) | same.counts())
 
 
 def write_images(
-    folder: Path, name: str, split: Split, source: str, classes: Iterable[tuple[str, np.ndarray]]
+    folder: Path,
+    name: str,
+    split: Split,
+    source: str,
+    classes: Iterable[tuple[str, np.ndarray]],
+    notes: dict[str, Any] | None = None,
 ) -> Images:
     """Writes images into a folder as a whole or not at all; of two processes at once, one wins.
 
     Args:
       folder: The folder; it is created.
-      name, split, source: As in `cached_images`.
+      name, split, source, notes: As in `cached_images`.
       classes: What its `convert` returns.
 
     Raises:
@@ -107,10 +121,12 @@ def write_images(
     try:
         counts: list[int] = []
         shape: tuple[int, ...] = ()
+        same = Identical(split)
         with open(descriptor, "wb") as stream:
             stream.write(bytes(_HEADER))
-            for _, images in _checked(split, classes):
+            for label, images in _checked(split, classes):
                 counts.append(len(images))
+                same.add(label, images)
                 shape = images.shape[1:]
                 stream.write(np.ascontiguousarray(images).data)
             stream.seek(0)
@@ -123,6 +139,7 @@ def write_images(
             "classes": split._asdict(),
             "counts": counts,
             "shape": shape,
+            "notes": (notes or {}) | same.counts(),
             "pixels": path.name,
             "pixels_sha256": _digest_of_file(path),
         }
@@ -135,7 +152,7 @@ def write_images(
         raise
     if old:
         _delete(folder / old)
-    return _images(pixels, split, counts, name)
+    return _images(pixels, split, counts, name, about["notes"])
 
 
 def read_images(folder: Path) -> tuple[Images, str]:
@@ -161,7 +178,8 @@ def read_images(folder: Path) -> tuple[Images, str]:
             return read_images(folder)
         raise DataError(f"{path} is damaged ({one_line(error)}): delete it") from error
     split = Split(*(tuple(about["classes"][part]) for part in Split._fields))
-    return _images(pixels, split, about["counts"], about["name"]), about["source"]
+    notes = about.get("notes", {})  # which earlier versions did not write
+    return _images(pixels, split, about["counts"], about["name"], notes), about["source"]
 
 
 def prepared_images(folder: Path, name: str, split: Split) -> Images | None:
@@ -181,8 +199,8 @@ def prepared_images(folder: Path, name: str, split: Split) -> Images | None:
     return images
 
 
-def _images(pixels: np.ndarray, split: Split, counts: list[int], name: str) -> Images:
-    return Images(pixels, consecutive_members(counts), split, name, split_hash(split))
+def _images(pixels, split, counts, name, notes) -> Images:
+    return Images(pixels, consecutive_members(counts), split, name, split_hash(split), notes)
 
 
 def _checked(
@@ -215,6 +233,8 @@ def _read_json(path: Path) -> dict[str, Any]:
             raise ValueError("a count or a size is not a positive integer")
         if len(about["shape"]) != 3 or len(about["counts"]) != sum(map(len, classes)):
             raise ValueError("its parts do not fit together")
+        if type(about.get("notes", {})) is not dict:
+            raise ValueError("its notes are not as they should be")
         texts = [about["name"], about["source"], about["pixels"], *itertools.chain(*classes)]
         if not all(type(text) is str for text in texts) or not _PIXELS.fullmatch(about["pixels"]):
             raise ValueError("a name is not as it should be")

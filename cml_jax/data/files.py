@@ -1,30 +1,34 @@
 """Folders and archives from outside: found, checked and read within limits, never extracted."""
 
 import contextlib
+import gzip
 import hashlib
 import os
 import re
 import stat
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from cml_jax.data.types import DataError
 
 _MAX_RATIO = 200  # images and arrays hardly shrink; bombs reach 1000
 _MAX_DEPTH = 3
 _MAX_ENTRIES = 100_000  # looked at in a search, in about 0.2 s
-_BROKEN_ZIP = (
+_BROKEN_ARCHIVE = (
     zipfile.BadZipFile,
+    tarfile.TarError,
     zlib.error,
     struct.error,
     EOFError,
     OSError,
     RuntimeError,  # zipfile's own for a missing password, and NotImplementedError
     ValueError,
+    OverflowError,
 )
 
 
@@ -164,6 +168,53 @@ def open_files(path: Path, pattern: re.Pattern[str], limits: Limits) -> Iterator
         yield files
 
 
+def tar_files(
+    path: Path, pattern: re.Pattern[str], limits: Limits
+) -> Iterator[tuple[re.Match[str], bytes]]:
+    """Yields the files of a tar or tar.gz whose names match, one by one, and their content.
+
+    Args:
+      path: The archive.
+      pattern: Matches the whole path of a wanted file within the archive.
+      limits: How large it may be; its `ratio` is not used, as all content is bounded.
+
+    Raises:
+      DataError: Damage, or a limit that is exceeded.
+    """
+    with contextlib.ExitStack() as closing, _one_line_errors(path):
+        stream: Any = closing.enter_context(path.open("rb"))
+        zipped = stream.read(2) == b"\x1f\x8b"
+        stream.seek(0)
+        if zipped:
+            stream = closing.enter_context(gzip.GzipFile(fileobj=stream))
+        stream = _Bounded(stream, limits.total_bytes)
+        archive = closing.enter_context(tarfile.open(fileobj=stream, mode="r|"))
+        for count, member in enumerate(archive):
+            if count >= limits.files:
+                raise _bad(path, f"has more than {limits.files} members")
+            match = pattern.fullmatch(member.name.removeprefix("./"))
+            if match is None or not member.isreg() or _hidden(match.string):
+                continue
+            if member.size > limits.file_bytes:
+                raise _bad(path, f"has {member.name!r} of {member.size} bytes")
+            content = archive.extractfile(member)
+            yield match, content.read() if content else b""
+
+
+class _Bounded:
+    """A stream that ends in an error after so many bytes, whatever a header claims."""
+
+    def __init__(self, stream: Any, max_bytes: int):
+        self._stream, self._left = stream, max_bytes
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise ValueError("there is more content than there may be")
+        return content
+
+
 def walk(root: Path, max_files: int | None = None) -> Iterator[str]:
     """Yields the paths of all files below a folder, in sorted order.
 
@@ -300,7 +351,7 @@ def _one_line_errors(path: Path) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except _BROKEN_ZIP as error:
+    except _BROKEN_ARCHIVE as error:
         raise _bad(path, f"is damaged ({one_line(error)})") from error
 
 

@@ -1,7 +1,6 @@
 """Planetoid's graphs: eight files, of which seven are pickles, read without running code."""
 
 import collections
-import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 
 from cml_jax.data.files import one_line
 from cml_jax.data.matrices import Entries, csr, summed
+from cml_jax.data.pickles import unpickle
 from cml_jax.data.types import DataError
 
 _PARTS = ("x", "y", "tx", "ty", "allx", "ally", "graph", "test.index")
@@ -59,6 +59,8 @@ def read_planetoid(paths: list[Path]) -> tuple[Entries, Entries, np.ndarray]:
 
 
 def _path_content(path: Path) -> Any:
+    if not path.name.endswith(".test.index"):
+        return _sparse_pickle(path)
     try:
         with path.open("rb") as stream:
             content = stream.read(_MAX_BYTES + 1)
@@ -66,10 +68,10 @@ def _path_content(path: Path) -> Any:
         raise DataError(f"{path} cannot be read ({error.strerror}): correct it") from error
     if len(content) > _MAX_BYTES:
         raise DataError(f"{path} has over {_MAX_BYTES} bytes: replace it with a good copy")
-    return content if path.name.endswith(".test.index") else _unpickle(path, content)
+    return content
 
 
-def _unpickle(path: Path, content: bytes) -> Any:
+def _sparse_pickle(path: Path) -> Any:
     class Matrix:  # instead of SciPy's; anew each time, as a pickle may set its attributes
         pass
 
@@ -78,40 +80,14 @@ def _unpickle(path: Path, content: bytes) -> Any:
             raise pickle.UnpicklingError("reconstructs something else than a matrix")
         return Matrix()
 
-    def encode(text, encoding):
-        if not isinstance(text, str) or encoding != "latin1":
-            raise pickle.UnpicklingError(f"encodes as {encoding!r}")
-        return text.encode("latin1")
-
-    allowed = {
-        ("collections", "defaultdict"): collections.defaultdict,
-        ("_codecs", "encode"): encode,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
+    also = {("collections", "defaultdict"): collections.defaultdict}
     for builtins in ("__builtin__", "builtins"):
-        allowed |= {(builtins, "list"): list, (builtins, "object"): object}
+        also |= {(builtins, "list"): list, (builtins, "object"): object}
     for copyreg in ("copy_reg", "copyreg"):
-        allowed[copyreg, "_reconstructor"] = reconstructor
+        also[copyreg, "_reconstructor"] = reconstructor
     for scipy in ("scipy.sparse.csr", "scipy.sparse._csr"):
-        allowed[scipy, "csr_matrix"] = Matrix
-    multiarray = np.zeros(0).__reduce__()[0], np.int64(0).__reduce__()[0]
-    for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        allowed[core, "_reconstruct"], allowed[core, "scalar"] = multiarray
-
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module, name):
-            if (module, name) not in allowed:
-                raise pickle.UnpicklingError(f"asks for {module}.{name}")
-            return allowed[module, name]
-
-    try:
-        made = Unpickler(io.BytesIO(content), fix_imports=False, encoding="latin1").load()
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise DataError(
-            f"{path} is not a pickle of plain arrays ({one_line(error)}): replace it with a "
-            "good copy"
-        ) from error
+        also[scipy, "csr_matrix"] = Matrix
+    made = unpickle(path, _MAX_BYTES, also)
     return vars(made) if isinstance(made, Matrix) else made
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class Images(NamedTuple):
       classes: The names of the classes of each split.
       name: The data set.
       split_hash: Tells which class is where: the first 16 hex digits of a SHA-256, for results.
+      notes: What results say of the images: from where they are, how they were resized, how many
+        are identical.
     """
 
     pixels: np.ndarray
@@ -53,6 +55,7 @@ class Images(NamedTuple):
     classes: Split
     name: str
     split_hash: str
+    notes: dict[str, Any] = {}
 
     @property
     def train(self) -> ImagePool:

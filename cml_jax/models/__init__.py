@@ -6,6 +6,7 @@ from cml_jax.models.gcn import gcn, node_co_learner, sgc
 from cml_jax.models.gmeta import gmeta
 from cml_jax.models.layers import BatchNorm, ConvBlock, Linear
 from cml_jax.models.mlp import linear_co_learner, mlp, mlp_co_learner
+from cml_jax.models.resnet12 import resnet12, resnet12_co_learner
 
 __all__ = [
     "BatchNorm",
@@ -21,5 +22,7 @@ __all__ = [
     "mlp",
     "mlp_co_learner",
     "node_co_learner",
+    "resnet12",
+    "resnet12_co_learner",
     "sgc",
 ]

@@ -19,7 +19,8 @@ class Conv4Body(nn.Module):
 
     @nn.compact
     def __call__(self, inputs):
-        check_images(inputs, "conv4 with pool=True" if self.pool else "conv4", 16 * self.pool)
+        name = "conv4 with pool=True" if self.pool else "conv4"
+        check_images(inputs, name, 16 * self.pool, otherwise=", or pool=False")
         for block in range(4):
             inputs = ConvBlock(
                 self.filters, stride=1 if self.pool else 2, pool=self.pool and block < 3

@@ -19,7 +19,7 @@ def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
-def check_images(images: jax.Array, network: str, smallest: int = 1) -> None:
+def check_images(images: jax.Array, network: str, smallest: int = 1, otherwise: str = "") -> None:
     """Refuses inputs that are not a batch of floating-point images, channels last.
 
     Channels first is recognised by a second axis of 1, 3 or 4 before two equal axes of 8 or more,
@@ -29,6 +29,7 @@ def check_images(images: jax.Array, network: str, smallest: int = 1) -> None:
       images: `[n, height, width, channels]`.
       network: What the message calls the network.
       smallest: The least height and width.
+      otherwise: What else the message says can be done about small images.
 
     Raises:
       TypeError: When the dtype is not floating.
@@ -52,7 +53,7 @@ def check_images(images: jax.Array, network: str, smallest: int = 1) -> None:
         raise ValueError(
             f"inputs are {images.shape}, images of {images.shape[1]} x {images.shape[2]} pixels, "
             f"but {network} halves them four times and needs {smallest} x {smallest} or more: give "
-            "larger images, or pool=False"
+            f"larger images{otherwise}"
         )
 
 

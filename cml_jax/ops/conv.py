@@ -139,17 +139,26 @@ def _conv_cpu(x, kernel, stride):
         block = partial(winograd.conv, kernel=kernel)
     else:
         block = partial(patches.conv, kernel=kernel, stride=stride)
-    blocks = _blocks(x, kernel.shape[:2])
-    if blocks == 1:
-        return block(x)
-    y = lax.map(block, x.reshape(blocks, -1, *x.shape[1:]))
-    return y.reshape(-1, *y.shape[2:])
+    return _in_blocks(block, x, kernel.shape[:2])
 
 
 def _input_gradient_cpu(g, kernel, shape, stride):
-    if stride == 1:
-        return _conv_cpu(g, _turned(kernel), 1)
-    return patches.conv_input_gradient(g, kernel, shape, stride)
+    if stride > 1:
+        return patches.conv_input_gradient(g, kernel, shape, stride)
+    if _winograd_pays(kernel.shape, stride, g.dtype):
+        block = partial(winograd.conv_input_gradient, kernel=kernel)
+    else:
+        block = partial(patches.conv, kernel=_turned(kernel), stride=1)
+    return _in_blocks(block, g, kernel.shape[:2])
+
+
+def _in_blocks(function, x, size):
+    """`function(x)`, a block of images at a time."""
+    blocks = _blocks(x, size)
+    if blocks == 1:
+        return function(x)
+    y = lax.map(function, x.reshape(blocks, -1, *x.shape[1:]))
+    return y.reshape(-1, *y.shape[2:])
 
 
 def _weight_gradient_cpu(x, g, size, stride):

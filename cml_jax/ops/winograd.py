@@ -26,13 +26,23 @@ def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       An array `[n, h, w, f]`.
     """
-    n, height, width, _ = x.shape
-    rows, columns = _tiles(x)
-    kernel = _two_axes(_g, kernel, (0, 1)).reshape(16, *kernel.shape[2:])
-    product = _batched_product(_tiled_input(x), kernel, 2)
-    product = product.reshape(4, 4, n, rows, columns, -1)
-    y = [jnp.stack(_a_transposed(row), 3) for row in _a_transposed(product)]
-    return jnp.stack(y, 2).reshape(n, 2 * rows, 2 * columns, -1)[:, :height, :width]
+    return _filtered(x, kernel, 1)
+
+
+def conv_input_gradient(g: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The gradient of the convolution with respect to its input.
+
+    It is the convolution with the kernel turned by half, its channels exchanged: exchanged by the
+    product, since a transposed copy of a wide kernel takes longer than all the rest.
+
+    Args:
+      g: A cotangent of the convolution's output, `[n, h, w, f]`.
+      kernel: The kernel `[3, 3, c, f]`.
+
+    Returns:
+      An array `[n, h, w, c]`.
+    """
+    return _filtered(g, jnp.flip(kernel, (0, 1)), 2)
 
 
 def conv_weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
@@ -45,8 +55,19 @@ def conv_weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
     Returns:
       An array `[3, 3, c, f]`.
     """
-    product = _batched_product(_tiled_input(x), _tiled_cotangent(g), 1)
+    product = _batched_product(_tiled_input(x), _tiled_cotangent(g), 1, 1)
     return _two_axes(_g_transposed, product.reshape(4, 4, *product.shape[1:]), (0, 1))
+
+
+def _filtered(x, kernel, axis):
+    """The convolution of `x` with a kernel whose channels to sum over are `axis` of the two."""
+    n, height, width, _ = x.shape
+    rows, columns = _tiles(x)
+    kernel = _two_axes(_g, kernel, (0, 1)).reshape(16, *kernel.shape[2:])
+    product = _batched_product(_tiled_input(x), kernel, 2, axis)
+    product = product.reshape(4, 4, n, rows, columns, -1)
+    y = [jnp.stack(_a_transposed(row), 3) for row in _a_transposed(product)]
+    return jnp.stack(y, 2).reshape(n, 2 * rows, 2 * columns, -1)[:, :height, :width]
 
 
 def _tiles(x):
@@ -79,8 +100,8 @@ def _padded(x, low, height, width):
     return lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), pads))
 
 
-def _batched_product(left, right, axis):
-    return lax.dot_general(left, right, (((axis,), (1,)), ((0,), (0,))))
+def _batched_product(left, right, left_axis, right_axis):
+    return lax.dot_general(left, right, (((left_axis,), (right_axis,)), ((0,), (0,))))
 
 
 def _two_axes(transform, x, axes):

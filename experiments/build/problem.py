@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from cml_jax.types import Loss, Method, Metric, Model, Task
+from cml_jax.types import Batch, Loss, Method, Metric, Model, Noisy, Task
 from experiments.build import nodes, tasks
 from experiments.build.resolve import call, resolve
 from experiments.choices.data_sets import DATA_SETS
@@ -13,6 +13,7 @@ from experiments.choices.networks import NETWORKS, Function, Network
 from experiments.choices.outer import LOSSES, METRICS
 
 Sample = Callable[[jax.Array, Any], Task]
+_NOISE = 0x6E6F6973  # folded into a task's key: no sampler folds such a number in
 
 
 class Problem(NamedTuple):
@@ -93,10 +94,11 @@ def problem(settings: Mapping[str, Any]) -> Problem:
     metric_name = row.metric if settings["metric"] == "auto" else settings["metric"]
     loss = row.loss if settings["loss"] == "auto" else settings["loss"]
     metric = METRICS[metric_name]
+    noisy = network.noise and settings[f"model.{network.noise}"] > 0
     model, co_learner = _networks(network, settings, ways or 1)
     made = Problem(
         model=model,
-        train_sample=source.train_sample,
+        train_sample=_with_keys(source.train_sample) if noisy else source.train_sample,
         test_sample=source.test_sample,
         loss=resolve(LOSSES[loss].function),
         metric=resolve(metric.function),
@@ -140,6 +142,18 @@ def check_tasks(problem: Problem) -> None:
     for split, data in problem.data.items():
         draw = problem.train_sample if split == "train" else problem.draw_test
         jax.eval_shape(draw, jax.random.key(0), data)
+
+
+def _with_keys(sample: Sample) -> Sample:
+    """Tasks whose support inputs have a key each, for noise; otherwise they are the same."""
+
+    def noisy(key, data):
+        task = sample(key, data)
+        inputs, targets = task.support
+        keys = jax.random.split(jax.random.fold_in(key, _NOISE), len(targets))
+        return task._replace(support=Batch(Noisy(inputs, keys), targets))
+
+    return noisy
 
 
 def _networks(row: Network, settings: Mapping[str, Any], outputs: int):

@@ -5,14 +5,15 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from cml_jax import tasks
+from cml_jax.tasks import augment
 from cml_jax.tasks.members import check_counts
 from cml_jax.types import Task
 from experiments.build.nodes import SPLITS, node_tasks
-from experiments.build.resolve import resolve
+from experiments.build.resolve import call, resolve
 from experiments.choices.data_sets import DataSet
+from experiments.choices.key import ConfigError
 
 Settings = Mapping[str, Any]
 
@@ -54,18 +55,34 @@ def procedure(row: DataSet, settings: Settings, needs: str = "") -> Source:
 def images(row: DataSet, settings: Settings, needs: str = "") -> Source:
     """Episodes of classes of images."""
     del needs
-    splits = resolve(row.load)(settings["data.dir"] or None)
-    rotations = settings["data.rotations"] if "rotations" in row.keys else False
-    sample = partial(tasks.episodes, ways=settings["data.ways"], rotations=rotations)
-    if row.mean:
-        sample = partial(_normalized, sample, row.mean, row.deviation)
     train, test = _shapes(settings)
-    for split, shape in zip(SPLITS, (train, test, test), strict=True):
+    shapes = dict(zip(SPLITS, (train, test, test), strict=True))
+    own = {name: settings[f"data.{name}"] for name in row.keys}
+    own |= {
+        "data_dir": settings["data.dir"] or None,
+        "at_least": max(sum(shape.values()) for shape in shapes.values()),
+    }
+    splits = call(resolve(row.load), own)
+    rotations = own.get("rotations", False)
+    sample = partial(tasks.episodes, ways=settings["data.ways"], rotations=rotations)
+    train_sample, test_sample = partial(_changed, sample, _changes(settings)), sample
+    if settings["data.normalize"]:
+        scale = augment.channel_statistics(splits.train.pixels)
+        train_sample = partial(_normalized, train_sample, scale)
+        test_sample = partial(_normalized, test_sample, scale)
+    ways = settings["data.ways"]
+    for split, shape in shapes.items():
         names = getattr(splits.classes, split)
+        if len(names) * (4 if rotations else 1) < ways:
+            more = ", or give it more by --config.data.classes" if "classes" in own else ""
+            raise ConfigError(
+                f"data.ways={ways} but the {split} split has {len(names)} classes: lower "
+                f"--config.data.ways{more}"
+            )
         check_counts(splits.split(split).members.counts, names, sum(shape.values()))
     return Source(
-        partial(sample, **train),
-        partial(sample, **test),
+        partial(train_sample, **train),
+        partial(test_sample, **test),
         {split: getattr(splits, split) for split in SPLITS},
         splits.split_hash,
     )
@@ -81,15 +98,27 @@ def nodes(row: DataSet, settings: Settings, needs: str = "") -> Source:
     )
 
 
-def _normalized(sample, mean, deviation, key, data, **shape):
-    """A task whose images have each channel's mean taken away and are divided by its deviation."""
+def _changes(settings):
+    """What is done to the images of training tasks, `(key, images) -> images` each."""
+    changes = [augment.flip] if settings["data.flip"] else []
+    if pixels := settings["data.shift"]:
+        changes.append(partial(augment.shift, pixels=pixels))
+    if strength := settings["data.recolor"]:
+        changes.append(partial(augment.recolor, strength=strength))
+    return changes
 
-    def normalize(images):
-        shift, scale = (jnp.array(x, images.dtype)[None, None, None] for x in (mean, deviation))
-        return (images - shift) / scale
 
+def _changed(sample, changes, key, data, **shape):
+    """A task with changed images; classes and images are those that the key draws without it."""
     task = sample(key, data, **shape)
-    return Task(*(part._replace(inputs=normalize(part.inputs)) for part in task))
+    for i, change in enumerate(changes):
+        task = augment.with_images(change, jax.random.fold_in(key, i), task)
+    return task
+
+
+def _normalized(sample, scale, key, data, **shape):
+    task = sample(key, data, **shape)
+    return augment.with_images(lambda _, images: augment.normalize(images, *scale), key, task)
 
 
 def _shapes(settings):

@@ -9,8 +9,9 @@ class DataSet(NamedTuple):
     """What the program knows of a data set.
 
     Attributes:
-      load: "module:function". Of images: `(data_dir, ...) -> cml_jax.data.Images`; of a graph:
-        `(settings) -> Graph`; of a procedure, which needs no files, the sampler itself.
+      load: "module:function". Of images: `(data_dir, ...) -> cml_jax.data.Images`, where "..." are
+        any of `keys`; of a graph: `(settings) -> Graph`; of a procedure, which needs no files, the
+        sampler itself.
       tasks: Which function of `experiments.build.tasks` makes tasks of it: "images", "nodes" or
         "procedure".
       gives: What a network reads: "images", "points" or "nodes".
@@ -19,8 +20,6 @@ class DataSet(NamedTuple):
       keys: The settings `data.NAME` that it reads, beside `shots`, `train_shots` and `queries`.
       class_counts: How many classes of a graph are for training, validation and test; None asks
         the user.
-      mean, deviation: Of each channel of the images in [0, 1], which are normalised by them; empty
-        leaves images as they are.
       curve: "module:function" that gives the truth behind a regression task, for pictures.
     """
 
@@ -33,20 +32,25 @@ class DataSet(NamedTuple):
     keys: dict[str, Key]
     class_counts: tuple[int, int, int] | None = None
     curve: str = ""
-    mean: tuple[float, ...] = ()
-    deviation: tuple[float, ...] = ()
 
 
 _WAYS = {"ways": Key(5, (2, 10_000), "classes in a task")}
 _FILES = {"dir": Key("", None, "folder of the data set's files")}
+_SIZE = Key(0, (0, 512), "of images, in pixels; 0: the data set's own (folder: 84)")
+_AUGMENTATION = {
+    "normalize": Key(False, None, "by each channel's mean and deviation over the training images"),
+    "flip": Key(False, None, "in training, mirror half of the images left to right"),
+    "shift": Key(0, (0, 512), "in training, shift each image by up to so many pixels"),
+    "recolor": Key(0.0, (0.0, 1.0), "in training, change brightness, contrast and saturation"),
+}
 _CLASSES = {
     "classes": Key(
         (0, 0, 0),
         (0, 10_000),
-        "training, validation, test classes; 0s: the graph's own",
+        "training, validation, test classes; 0s: the data's own",
         length=3,
     ),
-    "split_file": Key("", None, "JSON lists of the classes instead of counts"),
+    "split_file": Key("", None, "JSON (images: or CSV) of each split's classes"),
     "split_seed": Key(0, (0, 2**31 - 1), "draws which classes are where, and the block graph"),
     "features": Key(
         "stored", ("stored", "normalized"), "of nodes: as stored, or each row divided by its sum"
@@ -55,7 +59,7 @@ _CLASSES = {
 
 
 def _images(load: str, **keys: Key) -> DataSet:
-    own = _WAYS | _FILES | keys
+    own = _WAYS | _FILES | _AUGMENTATION | keys
     return DataSet(load, "images", "images", "classes", "cross_entropy", "accuracy", own)
 
 
@@ -73,6 +77,19 @@ DATA_SETS = {
     "omniglot": _images(
         "cml_jax.data:load_omniglot",
         rotations=Key(True, None, "each 90-degree rotation is a training class of its own"),
+    ),
+    "mini_imagenet": _images("cml_jax.data:load_mini_imagenet", size=_SIZE),
+    "cifar_fs": _images("cml_jax.data:load_cifar_fs"),
+    "fc100": _images("cml_jax.data:load_fc100"),
+    "vgg_flower": _images("cml_jax.data:load_vgg_flower", size=_SIZE),
+    "folder": _images(
+        "cml_jax.data:load_folder",
+        size=_SIZE,
+        channels=Key(3, (1, 3), "3: colour, 1: grey"),
+        fit=Key("squash", ("squash", "crop"), "to a square: squashed, or the middle cut out"),
+        split_file=_CLASSES["split_file"],
+        classes=_CLASSES["classes"],
+        split_seed=_CLASSES["split_seed"],
     ),
     "sinusoid": DataSet(
         "cml_jax.tasks:sinusoid",

@@ -29,6 +29,8 @@ class Network(NamedTuple):
       needs: What tasks on nodes must bring beside node ids: "", "subgraphs" or "attribute_sets".
       method: "module:function" that takes the place of the method's own; "" does not.
       methods: The methods that it works with; empty is all.
+      noise: The setting of `keys` above 0 of which it draws noise in the inner loop of training,
+        from keys that the support's images are given; "" none. (Nodes always have keys.)
     """
 
     model: Function
@@ -40,6 +42,7 @@ class Network(NamedTuple):
     needs: str = ""
     method: str = ""
     methods: tuple[str, ...] = ()
+    noise: str = ""
 
 
 class CoLearner(NamedTuple):
@@ -96,6 +99,24 @@ NETWORKS = {
             "conv": Function(_CONV_CO_LEARNER),
         },
         batch_statistics=True,
+    ),
+    "resnet12": Network(
+        Function("cml_jax.models:resnet12"),
+        reads="images",
+        keys={
+            "widths": Key((64, 128, 256, 512), (1, 65_536), "channels of the four blocks", 4),
+            "average_pool": Key(True, None, "the head reads the map's mean; False: all of it"),
+            "drop_rate": Key(
+                0.0, (0.0, 0.99), "share dropped in the inner loop of training: DropBlock; 0: off"
+            ),
+            "dropblock_size": Key(5, (1, 1_000), "height and width of what DropBlock drops"),
+        },
+        co_learners={
+            "linear": Function("cml_jax.models:resnet12_co_learner", {"depth": 0}),
+            "conv": Function("cml_jax.models:resnet12_co_learner"),
+        },
+        batch_statistics=True,
+        noise="drop_rate",
     ),
     "mlp": Network(
         Function("cml_jax.models:mlp"),

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from benchmarks import picture, profile, programs, report, step
@@ -68,6 +69,18 @@ def test_the_arithmetic_of_omniglot_by_hand():
     support, query = 4 * first + 9 * sum(others), 2 * first + 3 * sum(others)
     assert WORKLOADS["W1"].gflop() == pytest.approx(32 * (5 * support + 5 * query) / 1e9)
     assert WORKLOADS["W1"].gflop() == pytest.approx(36.8, abs=0.1)
+
+
+def test_the_arithmetic_of_resnet12_by_hand():
+    sizes, widths = (32, 16, 8, 4), (3, 64, 128, 256, 512)
+    blocks = [
+        2 * s**2 * np.array([10 * c * w, 18 * w * w])
+        for s, c, w in zip(sizes, widths, widths[1:], strict=False)
+    ]
+    first, rest = blocks[0][0], sum(map(sum, blocks)) - blocks[0][0]
+    co_learner = 2 * 2**2 * 2 * 9 * 512 * 512
+    support, query = 4 * first + 9 * rest, 2 * first + 3 * (rest + co_learner)
+    assert WORKLOADS["W6"].gflop() == pytest.approx(4 * (5 * support + 75 * query) / 1e9)
 
 
 def test_the_report_has_ratios_and_keeps_what_people_wrote(store):

@@ -105,7 +105,7 @@ def test_ways_and_shots():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no --config: choose --config=configs/glyphs.py or"),
+        ([], "no --config: choose --config=configs/cifar_fs.py or"),
         (["--config=configs/glyps.py"], "no config file configs/glyps.py: did you mean configs/gl"),
         ([GLYPHS + ":20way-5shoot"], "'20way-5shoot' after the colon"),
         (["--config=configs/sinusoid.py:5way-1shot"], "choose maml or agreement"),

@@ -9,10 +9,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from support.battery import assert_same
 
+from cml_jax import Noisy
 from cml_jax.data import Images, Split, omniglot
 from cml_jax.tasks.members import consecutive_members
 from experiments.build import tasks
+from experiments.build.problem import problem
 from experiments.build.resolve import call, resolve
 from experiments.choices.data_sets import DATA_SETS
 from experiments.choices.methods import INNER_OPTIMIZERS, METHODS
@@ -206,17 +209,49 @@ def test_the_battery_has_every_method():
     assert names <= battery.METHODS.keys()
 
 
-def test_images_are_normalised_by_their_row(monkeypatch):
+@pytest.fixture
+def made(monkeypatch):
+    """A row of made images."""
     pixels = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), np.uint8)
     counts = Split(("a", "b"), ("c", "d"), ("e", "f"))
-    made = Images(pixels, consecutive_members([5] * 6), counts, "made", "hash")
-    monkeypatch.setattr(omniglot, "load_made", lambda folder: made, raising=False)
-    row = DATA_SETS["omniglot"]._replace(load="cml_jax.data.omniglot:load_made", keys={})
-    scaled = row._replace(mean=(0.5, 0.25, 0.0), deviation=(0.5, 1.0, 2.0))
-    settings = flat(of(data__ways=2, data__queries=2, eval__queries=2))
-    plain, normal = (tasks.images(each, settings) for each in (row, scaled))
-    before, after = (
-        s.train_sample(jax.random.key(0), s.data["train"]).query.inputs for s in (plain, normal)
-    )
-    expected = (np.asarray(before) - [0.5, 0.25, 0.0]) / [0.5, 1.0, 2.0]
-    np.testing.assert_allclose(after, expected, rtol=1e-6, atol=1e-6)
+    images = Images(pixels, consecutive_members([5] * 6), counts, "made", "hash")
+    monkeypatch.setattr(omniglot, "load_made", lambda data_dir: images, raising=False)
+    row = DATA_SETS["cifar_fs"]
+    return images, row._replace(load="cml_jax.data.omniglot:load_made")
+
+
+def drawn(row, split="train", **changes):
+    """The images of a task's queries."""
+    settings = flat(of(data__name="cifar_fs", data__ways=2, data__queries=2, **changes))
+    source = tasks.images(row, settings | {"eval.queries": 2})
+    sample = source.train_sample if split == "train" else source.test_sample
+    return np.asarray(sample(jax.random.key(0), source.data[split]).query.inputs)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_images_are_normalised_by_the_training_images(made, split):
+    images, row = made
+    training = images.pixels[:10] / 255
+    scale = training.mean((0, 1, 2)), training.std((0, 1, 2))
+    expected = (drawn(row, split) - scale[0]) / scale[1]
+    np.testing.assert_allclose(drawn(row, split, data__normalize=True), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"flip": True}, {"shift": 1}, {"recolor": 0.5}])
+def test_images_are_changed_in_training_alone(made, change):
+    _, row = made
+    changes = {f"data__{name}": value for name, value in change.items()}
+    assert (drawn(row) != drawn(row, **changes)).any()
+    np.testing.assert_array_equal(drawn(row, "test"), drawn(row, "test", **changes))
+
+
+def test_a_network_that_drops_has_keys_in_training_and_the_same_images():
+    changes = dict(model__name="resnet12", model__widths=(2, 2, 2, 2), data__ways=2)
+    off, on = (problem(flat(of(**changes, model__drop_rate=rate))) for rate in (0.0, 0.1))
+    key = jax.random.key(0)
+    plain, noisy = (p.train_sample(key, None) for p in (off, on))
+    assert not isinstance(plain.support.inputs, Noisy)
+    assert isinstance(noisy.support.inputs, Noisy) and noisy.support.inputs.keys.shape == (2,)
+    assert_same((plain.support.targets, plain.query), (noisy.support.targets, noisy.query))
+    assert_same(plain.support.inputs, noisy.support.inputs.inputs)
+    assert not isinstance(on.draw_test(key, None).support.inputs, Noisy)

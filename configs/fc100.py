@@ -1,0 +1,13 @@
+"""Few-shot classification of small photographs: FC100, 32 x 32.
+
+    python -m experiments.main --config=configs/fc100.py[:5way-1shot][,recipe=finn]
+
+The recipe is "cml" (MAML + CML, 30,000 steps; MAML alone by --config.co_learner=none), "finn"
+(MAML's own), "reptile" or "agreement".
+"""
+
+from experiments import image_config
+
+
+def get_config(text=None):
+    return image_config("fc100", text)
