@@ -1,1 +1,1 @@
-"""Measured speed and memory, beside torch.func on the same machine in the same run."""
+"""Benchmarks of speed and memory, beside torch.func on the same machine in the same run."""

@@ -1,12 +1,12 @@
-"""Times cml_jax beside torch.func in turn, on the CPU, and writes docs/performance.md.
+"""Times cml_jax and torch.func in turn on the CPU and writes docs/performance.md.
 
     pip install -e '.[benchmarks]'
     python -m benchmarks.compare
 
 Both start from the same parameters and tasks and must report the same first loss. The programs run
-A B A B, each in a process of its own, and the ratio is taken pair by pair; before each pair the
-machine's load is waited for to fall, and what it was is in the table. `--workloads= --nogrowth`
-only writes the text and the picture again. A GPU: `python -m benchmarks.gpu`.
+A B A B, each in a process of its own, and the ratio is taken pair by pair. Each pair waits until
+the machine's load is low; the table shows the load at its start. `--workloads= --nogrowth` only
+writes the text and the picture again. On a GPU: `python -m benchmarks.gpu`.
 """
 
 import json
@@ -23,15 +23,15 @@ from benchmarks import picture, programs, report
 from benchmarks.workloads import WORKLOADS
 from experiments.machine.devices import available_cores
 
-_WORKLOADS = flags.DEFINE_list("workloads", list(WORKLOADS), "which")
-_PAIRS = flags.DEFINE_integer("pairs", 3, "how often all are run", lower_bound=1)
-_MINUTES = flags.DEFINE_float("minutes", 10.0, "at most, for one program in one pair")
-_MAX_LOAD = flags.DEFINE_float("max_load", 1.0, "of the machine, before a pair starts")
-_WAIT = flags.DEFINE_float("wait_minutes", 3.0, "at most, for the load to fall")
+_WORKLOADS = flags.DEFINE_list("workloads", list(WORKLOADS), "workloads to time")
+_PAIRS = flags.DEFINE_integer("pairs", 3, "how often each program runs", lower_bound=1)
+_MINUTES = flags.DEFINE_float("minutes", 10.0, "most minutes for one program in one pair")
+_MAX_LOAD = flags.DEFINE_float("max_load", 1.0, "load of the machine at which a pair starts")
+_WAIT = flags.DEFINE_float("wait_minutes", 3.0, "most minutes to wait for the load to fall")
 _GROWTH = flags.DEFINE_boolean("growth", True, "also time W1 over inner steps and tasks")
 _RUNS = flags.DEFINE_integer("runs", 0, "timed steps; 0: by the workload")
-_TASKS = flags.DEFINE_integer("tasks", 0, "0: the workload's own; to try the program out")
-_DOCS = flags.DEFINE_string("docs", "docs", "the folder that is written")
+_TASKS = flags.DEFINE_integer("tasks", 0, "tasks in a meta-batch; 0: the workload's own")
+_DOCS = flags.DEFINE_string("docs", "docs", "folder to write to")
 
 _TIMED = {"W1": 10, "W2": 3, "W3": 5, "W4": 50, "W5": 10, "W6": 3}
 _ALLOCATOR = ("W1", "W2", "W3", "W5", "W6")  # also torch.func with cml_jax's allocator

@@ -1,13 +1,13 @@
-"""Everything that is measured on a GPU, in one command bounded in time.
+"""Measures everything that is to be known of a GPU, in one command of bounded time.
 
     python -m benchmarks.gpu --out=gpu
     python -m benchmarks.gpu --out=gpu -- --config=configs/omniglot.py --config.data.dir=FOLDER
 
 W1-W3 in cml_jax and in torch.func, in the device's own precision and in float32; and how long the
 program takes, from its start, to 98.7% on validation tasks of Omniglot (what comes after `--` is
-its command line). OUT/gpu.json is written after each part: one that fails or takes too long is
-named in "failed", and the others go on. As docs/results/gpu.json it is in the report of
-`benchmarks.compare`.
+its command line). OUT/gpu.json is written after each part; a part that fails or takes too long is
+named in "failed", and the others still run. Copied to docs/results/gpu.json, it becomes part of the
+report of `benchmarks.compare`.
 """
 
 import json
@@ -24,12 +24,12 @@ from benchmarks import programs
 from experiments.run_folder import folder
 
 _OUT = flags.DEFINE_string("out", "gpu", "folder of gpu.json, of the run and of its log")
-_MINUTES = flags.DEFINE_float("minutes", 8.5, "at most, for everything")
+_MINUTES = flags.DEFINE_float("minutes", 8.5, "most minutes for everything")
 _TARGET = flags.DEFINE_float("target", 0.987, "validation accuracy to be reached")
-_WORKLOADS = flags.DEFINE_list("workloads", ["W1", "W2", "W3"], "which")
+_WORKLOADS = flags.DEFINE_list("workloads", ["W1", "W2", "W3"], "workloads to time")
 _RUNS = flags.DEFINE_integer("runs", 20, "timed steps")
-_TASKS = flags.DEFINE_integer("tasks", 0, "0: the workload's own; to try the program out")
-_DEVICE = flags.DEFINE_enum("device", "cuda", ["cuda", "cpu"], "cpu: to try the program out")
+_TASKS = flags.DEFINE_integer("tasks", 0, "tasks in a meta-batch; 0: the workload's own")
+_DEVICE = flags.DEFINE_enum("device", "cuda", ["cuda", "cpu"], "cpu is for trying the program out")
 
 _TO_STOP = 20.0  # seconds that a run has to write its last checkpoint
 # First losses may differ by this part: TF32 keeps three digits, and the inner step widens that.
@@ -51,7 +51,7 @@ def main(argv):
             print(f"{name}: {error}", flush=True)
         folder.write_json(out / "gpu.json", store)
 
-    # The run has its share kept free, and comes before what matters least.
+    # Time is kept for the run, which comes before what matters least.
     for name in _WORKLOADS.value:
         part(f"{name}, default", compare, name, "default", out, end - 0.4 * 60 * _MINUTES.value)
     part("run", train, argv[1:] or ["--config=configs/omniglot.py"], out, end)
@@ -83,7 +83,7 @@ def compare(store: dict, name: str, precision: str, out: Path, end: float) -> No
 def train(store: dict, arguments: list[str], out: Path, end: float) -> None:
     """Runs experiments.main and notes when its validation accuracy first reaches the target."""
     if (out / "run").exists():
-        raise ValueError(f"{out / 'run'} holds an older run, which would be resumed: remove it")
+        raise ValueError(f"{out / 'run'} has an older run, which would be resumed: remove it")
     command = ["-m", "experiments.main", *arguments, f"--workdir={out / 'run'}"]
     rows, reached = [], None
     limit = time.monotonic() + _left(end) - _TO_STOP
@@ -119,7 +119,7 @@ def train(store: dict, arguments: list[str], out: Path, end: float) -> None:
     }
     if not reached:
         last = (out / "run.log").read_text().strip().splitlines()[-1:]
-        raise RuntimeError(f"not at {_TARGET.value:.1%} when it ended or was stopped: {last}")
+        raise RuntimeError(f"the run ended before it reached {_TARGET.value:.1%}: {last}")
 
 
 def _left(end):

@@ -2,10 +2,10 @@
 
     python -m benchmarks.memory [--gigabytes 1.2] [--devices 2] [--steps 20]
 
-Makes up colour images of 84 x 84 pixels in a cache folder of its own, and in a process of its own
-trains a small conv4 on them by second-order MAML, validates and tests. Then every image is read
-once, as a long run does: pages of the mapped file are in memory from the first time that an image
-of theirs is drawn. "resident" is the peak that the system counts for the process, in MB.
+Writes random colour images of 84 x 84 pixels to a cache folder of its own; then, in a process of
+its own, trains a small conv4 on them by second-order MAML, validates and tests. Afterwards every
+image is read once, as in a long run: a page of the mapped file is in memory from the first time
+that one of its images is drawn. "resident" is the process's peak as the system counts it, in MB.
 """
 
 import argparse
@@ -24,7 +24,7 @@ _PER_CLASS = 600
 
 
 def make(folder: Path, classes: int, per_class: int) -> int:
-    """Writes images as a loader does, two thirds of the classes for training; their bytes."""
+    """Writes images as a loader does, two thirds of the classes for training. Returns bytes."""
     from cml_jax.data import Split
     from cml_jax.data.cache import write_images
 
@@ -37,7 +37,7 @@ def make(folder: Path, classes: int, per_class: int) -> int:
 
 
 def train(folder: Path, devices: int, steps: int) -> dict[str, float]:
-    """Trains on the images of a folder and reads all of them; the peaks after each, in MB."""
+    """Trains on the images of a folder, then reads all of them; returns both peaks in MB."""
     import cml_jax
     import experiments
     from cml_jax.data.cache import read_images

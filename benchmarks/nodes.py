@@ -1,8 +1,8 @@
-"""Networks on graphs: products with sparse matrices, and a meta-step, each in several ways.
+"""Times networks on graphs: products with sparse matrices and a meta-step, each in several ways.
 
     taskset -c 2,3 python -m benchmarks.nodes [--data FOLDER]
 
-Without the files of Amazon-Computer and CiteSeer only the procedural graph is measured.
+Without the files of Amazon-Computer and CiteSeer only the procedural graph is timed.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main():
     graph = jax.tree.map(jnp.asarray, made)
     print(f"{f'{edges} edges':16} {'what is read':20} {5:5}" + step(graph, "what is read", 5))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"made in {seconds:.1f} s; the largest this process has been: {peak:.0f} MB")
+    print(f"made in {seconds:.1f} s; peak of this process so far: {peak:.0f} MB")
 
     graphs = {}
     for name in ("citeseer", "amazon_computer"):
@@ -68,7 +68,7 @@ def main():
 
 
 def products(matrix) -> dict[str, list[float]]:
-    """Milliseconds of a product, its gradient, and the gradient for several tasks, by way."""
+    """Milliseconds of a product, its gradient, and its gradient for several tasks, for each way."""
     dense = jnp.zeros(matrix.shape).at[matrix.rows, matrix.columns].set(matrix.values)
     places = jnp.stack([matrix.rows, matrix.columns], 1)
     bcoo = BCOO((matrix.values, places), shape=matrix.shape, indices_sorted=True)
@@ -94,7 +94,7 @@ def products(matrix) -> dict[str, list[float]]:
 
 
 def step(graph, way, shots) -> str:
-    """A row of the table: time of a meta-step and of an adaptation, memory, and the first loss."""
+    """A row of the table: time of a meta-step and of a test, memory, and the first loss."""
     labels = np.asarray(graph.labels)
     split = members(labels, np.unique(labels[labels >= 0])[:4], shots + 10)
     left = graph.adjacency

@@ -17,11 +17,11 @@ _LONGEST = 2.0  # bars end here: one slow program must not make the others invis
 
 
 def draw(store: dict, path: str | os.PathLike) -> None:
-    """Draws the programs' times; and, where measured, cml_jax over inner steps and over tasks.
+    """Draws the programs' times and, where measured, cml_jax's over inner steps and over tasks.
 
     Args:
-      store: as in docs/results/performance.json.
-      path: the picture; its suffix is the format.
+      store: What docs/results/performance.json has.
+      path: The picture; its suffix is the format.
     """
     from matplotlib.figure import Figure
 
@@ -40,7 +40,7 @@ def draw(store: dict, path: str | os.PathLike) -> None:
 
 
 def _programs(axes, store):
-    """Bars of each workload's programs, in parts of torch.func's time; the numbers are ms."""
+    """A bar for each program of each workload, relative to torch.func; the numbers are ms."""
     at, ticks, seen = 0.0, [], set()
     for name in WORKLOADS:
         rows = store.get(name, {"rows": {}})["rows"]

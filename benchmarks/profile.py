@@ -1,4 +1,4 @@
-"""Where a step's time goes: a trace of two steps, read with the compiled program beside it."""
+"""Where the time of a step goes, from a trace of two steps and the compiled program."""
 
 import re
 import tempfile
@@ -10,16 +10,17 @@ _STEPS = 2
 _SHOWN = 15  # the most expensive operations
 _OUTSIDE = "idle, or outside operations"
 _FIELDS = ("kind", "shape", "op_name")
-_UNKNOWN = ("other", "", "")  # on an accelerator: copies to and from the host, kernels of no name
+# On an accelerator: copies to and from the host, kernels without a name.
+_UNKNOWN = ("other", "", "")
 
 
 def trace(compiled, state, tasks, lanes: int) -> dict:
     """Traces two steps.
 
     Args:
-      compiled: `(state, tasks) -> (state, metrics)`, compiled, its state donated.
-      state, tasks: as it takes them.
-      lanes: how many things can run at a time: CPU cores, or accelerators.
+      compiled: The compiled `(state, tasks) -> (state, metrics)`, which donates the state.
+      state, tasks: Its arguments.
+      lanes: How many things can run at a time: the number of CPU cores or of accelerators.
 
     Returns:
       What `summary` returns.
@@ -43,13 +44,13 @@ def trace(compiled, state, tasks, lanes: int) -> dict:
 
 
 def summary(program: dict, times: Counter, calls: Counter, steps: int, seconds: float, lanes: int):
-    """Times by kind of operation, and the most expensive operations, all for one step.
+    """The time of one step by kind of operation, and its most expensive operations.
 
     Args:
-      program: of `kinds`.
-      times, calls: of `self_times`.
-      steps, seconds: how many steps were traced, and how long they took.
-      lanes: what could have run at a time; `lanes * seconds` is 100%.
+      program: What `kinds` returned.
+      times, calls: What `self_times` returned.
+      steps, seconds: How many steps were traced, and how long they took.
+      lanes: How many things could run at a time; `lanes * seconds` is 100%.
 
     Returns:
       "ms" a step under the trace, "lanes", "kinds" (name to seconds and share) and "operations".
@@ -58,7 +59,7 @@ def summary(program: dict, times: Counter, calls: Counter, steps: int, seconds: 
     by_kind = Counter()
     for name, nanoseconds in times.items():
         by_kind[program.get(name, _UNKNOWN)[0]] += nanoseconds / 1e9 / steps
-    # Also what one operation has other threads do: a trace names only the thread that asked.
+    # That includes what other threads do for an operation: a trace names only the one that asked.
     by_kind[_OUTSIDE] = max(whole - sum(by_kind.values()), 0.0)
     return {
         "ms": 1e3 * seconds / steps,
@@ -94,7 +95,7 @@ def describe(profile: dict) -> str:
 
 
 def self_times(planes) -> tuple[Counter, Counter]:
-    """Nanoseconds and calls of each HLO operation, without the operations that run inside it."""
+    """Nanoseconds and calls of each HLO operation, without those that run inside it."""
     planes = list(planes)
     devices = [plane for plane in planes if plane.name.startswith("/device:")]
     times, calls = Counter(), Counter()

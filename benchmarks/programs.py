@@ -17,17 +17,17 @@ def run(program: str, *arguments: str, params: str = "", device: str = "cpu", se
     """Runs a program of `PROGRAMS`.
 
     Args:
-      program: its name.
-      arguments: its flags.
-      params: an npz file of initial parameters, which cml_jax writes and the others read.
+      program: Name of the program.
+      arguments: Flags of the program.
+      params: Path of an npz with the initial parameters, which cml_jax writes and the others read.
       device: "cpu" or "cuda".
-      seconds: at most.
+      seconds: The longest that the program may take.
 
     Returns:
       What it measured: the JSON line that it prints last.
 
     Raises:
-      RuntimeError: it failed, or took longer.
+      RuntimeError: It failed, or took longer.
     """
     module, *fixed = PROGRAMS[program]
     command = [sys.executable, "-m", module, *fixed, *arguments]
@@ -35,7 +35,7 @@ def run(program: str, *arguments: str, params: str = "", device: str = "cpu", se
         command += [f"--export={params}"]
     else:
         command += [f"--params={params}", f"--device={device}"]
-    # Each sets its own allocator; and where there is no such device, that is an error.
+    # Each program sets its own allocator. Without such a device jax must fail, not take another.
     environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
     environment["JAX_PLATFORMS"] = device
     try:
@@ -52,7 +52,7 @@ def run(program: str, *arguments: str, params: str = "", device: str = "cpu", se
 
 
 def ratios(rows: dict[str, list[dict]]) -> dict[str, list[float]]:
-    """cml_jax's time over each other program's, pair by pair."""
+    """The time of cml_jax divided by that of each other program, pair by pair."""
     return {
         program: [
             ours["ms_median"] / theirs["ms_median"]
@@ -64,7 +64,7 @@ def ratios(rows: dict[str, list[dict]]) -> dict[str, list[float]]:
 
 
 def check_losses(name: str, rows: dict[str, list[dict]], tolerance: float) -> None:
-    """Raises ValueError where a first loss differs from ours by more than `tolerance` of it."""
+    """Raises ValueError where a first loss is not cml_jax's, up to `tolerance` of it."""
     losses = {program: others[0]["first_loss"] for program, others in rows.items()}
     ours = losses["cml_jax"]
     if not all(abs(loss - ours) <= tolerance * abs(ours) for loss in losses.values()):  # NaN too

@@ -9,10 +9,10 @@ EMPTY = f"# Performance\n\n{_BEGIN}\n{_END}\n"
 
 
 def replace(text: str, measured: str) -> str:
-    """`text` with `measured` between its two marks; what people wrote around them stays.
+    """`text` with `measured` between its two marks; what is written around them stays.
 
     Raises:
-      ValueError: a mark is missing, or they stand the wrong way round.
+      ValueError: A mark is missing, or the marks are in the wrong order.
     """
     before, begin, rest = text.partition(_BEGIN + "\n")
     _, end, after = rest.partition(_END)
@@ -22,7 +22,7 @@ def replace(text: str, measured: str) -> str:
 
 
 def measured(store: dict, gpu: dict | None = None) -> str:
-    """Tables of what `benchmarks.compare` and, where there is one, `benchmarks.gpu` stored."""
+    """Tables of what `benchmarks.compare` stored and, where it has run, `benchmarks.gpu`."""
     lines = [
         f"Written by `{store['command']}` on {store['cores']} CPU cores ({_versions(store)}).",
         "",

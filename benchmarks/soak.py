@@ -1,8 +1,9 @@
-"""Runs that are killed and damaged for an hour: `python -m benchmarks.soak --minutes=60`.
+"""Kills and damages runs for an hour: `python -m benchmarks.soak --minutes=60`.
 
-Every round has another seed: a run that nothing disturbs, whose memory is watched, and the same run
-killed at random moments (-9, -15), with random damage before each restart. Both must end with the
-same bits. Rounds that are done are kept in soak.json: the same command resumes.
+Every round, with a seed of its own, makes two runs: one that nothing disturbs, whose memory is
+watched, and the same one killed at random moments (-9, -15), with random damage before each
+restart. Both must end with the same bits. Finished rounds are kept in soak.json, so that the same
+command resumes.
 """
 
 import json
@@ -22,14 +23,14 @@ from absl import app, flags
 from experiments.run_folder import folder as files
 from experiments.run_folder.results import read_results
 
-_MINUTES = flags.DEFINE_float("minutes", 60.0, "no round starts after", lower_bound=0)
+_MINUTES = flags.DEFINE_float("minutes", 60.0, "minutes after which no round starts", lower_bound=0)
 _FOLDER = flags.DEFINE_string("folder", "runs/soak", "folder of the runs and of soak.json")
 _STEPS = flags.DEFINE_integer("steps", 20_000, "meta-steps of a run", lower_bound=1000)
 _CLOCKS = ("seconds", "tasks_per_second")
 
 
 class Failure(Exception):
-    """A run lost something, or is not what it should be."""
+    """A run lost something, or differs from the undisturbed one."""
 
 
 def main(_):
@@ -79,7 +80,7 @@ def _start(folder: Path, name: str, seed: int) -> tuple[subprocess.Popen, Path]:
 
 
 def _calm(folder: Path, seed: int) -> dict:
-    """Makes a run that nothing disturbs; returns the memory that it held while it trained."""
+    """Makes a run that nothing disturbs; returns how much memory it took while it trained."""
     process, messages = _start(folder, "calm", seed)
     memory = []
     while process.poll() is None:
@@ -147,11 +148,11 @@ def _hurt(folder: Path, seed: int) -> dict:
 
 
 def _moment(rng: random.Random, messages: Path) -> float:
-    """Seconds until the kill, from now: one time in four from the start, else from a report."""
+    """Seconds until the kill, counted from the start (one time in four) or from a report."""
     if rng.random() < 0.25:
         return rng.uniform(0, 15)
     for _ in range(600):
-        if re.search(r"^(step \d+/|run complete|finished)", messages.read_text(), re.MULTILINE):
+        if re.search(r"^(step \d+/|test of step|finished)", messages.read_text(), re.MULTILINE):
             break
         if "error:" in messages.read_text():
             break

@@ -16,11 +16,11 @@ from experiments.machine import allocator, devices
 from experiments.machine.memory import memory_needed
 from experiments.settings.config import KEYS
 
-_WORKLOAD = flags.DEFINE_enum("workload", "W1", list(WORKLOADS), "what is timed")
+_WORKLOAD = flags.DEFINE_enum("workload", "W1", list(WORKLOADS), "workload to time")
 _RUNS = flags.DEFINE_integer("runs", 15, "timed steps", lower_bound=1)
-_JSON = flags.DEFINE_boolean("json", False, "print one JSON line instead of words")
-_DEVICES = flags.DEFINE_integer("devices", 0, "0: chosen, as in --config.plan.devices")
-_CHUNK = flags.DEFINE_integer("chunk", 0, "0: chosen, as in --config.plan.chunk")
+_JSON = flags.DEFINE_boolean("json", False, "print one JSON line instead of a table")
+_DEVICES = flags.DEFINE_integer("devices", 0, "as --config.plan.devices")
+_CHUNK = flags.DEFINE_integer("chunk", 0, "as --config.plan.chunk")
 _MALLOC = flags.DEFINE_boolean("malloc", True, "as --config.plan.malloc")
 _REMAT = flags.DEFINE_enum("remat", "off", ["on", "off"], "as --config.plan.remat")
 _PRECISION = flags.DEFINE_enum(
@@ -31,7 +31,7 @@ _TASKS = flags.DEFINE_integer("tasks", 0, "0: the workload's own")
 _SIZE = flags.DEFINE_integer("size", 0, "of an image; 0: the workload's own")
 _SUPPORT = flags.DEFINE_integer("support", 0, "examples; 0: the workload's own")
 _EXPORT = flags.DEFINE_string("export", "", "write the initial parameters to this npz")
-_PROFILE = flags.DEFINE_boolean("profile", False, "then say where the time of two steps goes")
+_PROFILE = flags.DEFINE_boolean("profile", False, "also say where the time of two steps goes")
 
 
 def main(_):
@@ -58,7 +58,7 @@ def main(_):
 
 
 def plan_of(workload, count: int = 0, chunk: int = 0, remat: bool = False) -> devices.Plan:
-    """How the program lays a workload out: on so many devices, so many tasks at a time."""
+    """The program's layout of a workload: the number of devices and of tasks at a time."""
     return devices.make_plan(
         workload.tasks, devices=count, chunk=chunk, remat=remat, small=not workload.ways
     )
@@ -68,11 +68,11 @@ def measure(workload, plan, runs: int, export: str = "", profiled: bool = False)
     """Compiles, warms up and times `runs` steps, then a matrix product in the same precision.
 
     Args:
-      workload: of `WORKLOADS`.
-      plan: how the step is laid out, as `plan_of` makes it.
-      runs: timed steps.
-      export: an npz file for the initial parameters; "": none.
-      profiled: whether two steps more are traced, into the entry "profile".
+      workload: One of `WORKLOADS`.
+      plan: The layout on the devices, from `plan_of`.
+      runs: How many steps are timed.
+      export: Path of an npz to which the initial parameters are written; "" writes none.
+      profiled: Whether two more steps are traced, into the entry "profile".
     """
     import jax
     import jax.numpy as jnp

@@ -76,7 +76,7 @@ def linear(params, name, inputs):
 
 
 def load(path, size):
-    """The parameters that cml_jax wrote, in PyTorch's layouts; `size`: of an image."""
+    """The parameters that cml_jax wrote, in PyTorch's layouts; images are `size` x `size`."""
     params = {}
     for name, value in np.load(path).items():
         if value.ndim == 4:
@@ -101,14 +101,16 @@ def main():
     parser.add_argument("--loop", action="store_true", help="a Python loop over tasks")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=KEYS["precision"].allowed, default="default")
-    parser.add_argument("--same_allocator", action="store_true", help="as cml_jax sets it, glibc")
+    parser.add_argument(
+        "--same_allocator", action="store_true", help="set the allocator as cml_jax does"
+    )
     args = parser.parse_args()
     if args.same_allocator:
         allocator.restart_with_huge_pages(True)
-    # What jax takes on a GPU: TF32 but where float32 is asked for. On a CPU it is float32 always.
+    # As jax does on a GPU: TF32 unless float32 is asked for. On a CPU it is always float32.
     torch.backends.cuda.matmul.allow_tf32 = args.precision != "float32"
     torch.backends.cudnn.allow_tf32 = args.precision != "float32"
-    torch.backends.cudnn.benchmark = True  # XLA tries its convolutions out too
+    torch.backends.cudnn.benchmark = True  # as XLA tries out its convolutions
     workload = WORKLOADS[args.workload]
     workload = workload._replace(tasks=args.tasks or workload.tasks)
     result = measure(workload, args.params, args.runs, args.loop, args.device)

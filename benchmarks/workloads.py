@@ -1,4 +1,4 @@
-"""What is timed: one second-order MAML step over a whole meta-batch, Adam outside."""
+"""What is timed: one second-order MAML step over a whole meta-batch, with Adam outside."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ class Workload(NamedTuple):
     """One meta-step.
 
     Attributes:
-      meaning: in words.
-      ways: classes; 0 is sinusoid regression with a 1-40-40-1 perceptron.
-      size, channels: of an image.
-      tasks: in the meta-batch.
-      support, query: examples of a task.
+      meaning: The workload in words.
+      ways: Classes of a task; 0 is sinusoid regression with a 1-40-40-1 perceptron.
+      size, channels: Height and width, and channels of an image.
+      tasks: Tasks of the meta-batch.
+      support, query: Examples of a task.
       inner_steps: gradient steps, and `inner_rate` their size.
       co_learner: whether CML's convolutional co-learner is trained along.
       network: "conv4" or "resnet12", of images.

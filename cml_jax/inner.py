@@ -371,7 +371,7 @@ def _mismatch(name, prefix, params):
 
 
 def _mismatches(prefix, tree, path=""):
-    """The paths of `tree` that `prefix` leaves out, and those of `prefix` that `tree` has not."""
+    """The paths of `tree` that `prefix` does not have, and those that only `prefix` has."""
 
     def children(node):
         pairs = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)[0]

@@ -94,7 +94,7 @@ class Method(NamedTuple):
     Attributes:
       init: `(key, inputs) -> params`, a dict with the network's parameters under "base" and
         whatever else the method and its wrappers train beside it. What is kept from step to step
-        without being trained stands under "carried", see `meta_step`.
+        without being trained is under "carried", see `meta_step`.
       adapt: `(params, support) -> Adapted`, the inner loop.
       predict: `(adapted, inputs) -> (outputs, features)`.
       objective: `(params, adapted, query, prediction=None) -> (loss, metrics)`, what the outer loop

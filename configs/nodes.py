@@ -1,19 +1,19 @@
-"""Few-shot node classification: classes of a graph that were never seen, from a few labelled nodes.
+"""Few-shot node classification: unseen classes of a graph, each from a few labelled nodes.
 
     python -m experiments.main --config=configs/nodes.py[:2way-1shot]
     python -m experiments.main --config=configs/nodes.py:2way-5shot --config.data.name=citeseer
     python -m experiments.main --config=configs/nodes.py:5way-1shot --config.data.name=cora_full
 
 The first needs no files: its graph is a stochastic block model. The others look for files in
---config.data.dir and $CML_JAX_DATA; any npz is --config.data.name=graph
---config.data.file=PATH.npz --config.data.classes=TRAIN,VALIDATION,TEST (how many of each). With CML
-add --config.co_learner=mlp.
+--config.data.dir and in $CML_JAX_DATA. A graph of your own is --config.data.name=graph
+--config.data.file=PATH.npz --config.data.classes=TRAIN,VALIDATION,TEST (the number of classes in
+each split). CML is --config.co_learner=mlp.
 
 The protocol is that of CML's results on nodes: a GCN of 16 units, 20 inner steps in first order,
-one task a meta-step, 5 queries a class in training and 10 at test; training ends when 10
-validations in a row are no better. (Validation has 10 queries a class here, in TLP-FSNC 5.) Which
-classes are for training is drawn by --config.data.split_seed. The inner rate is 0.1; G-Meta's is
-0.05, and on Amazon-Computer every network's: at 0.1 its inner loop does not converge.
+one task in a meta-step, 5 queries of each class in training and 10 at test. Training ends after 10
+validations in a row without a better one. (Validation has 10 queries of each class here, and 5 in
+TLP-FSNC.) --config.data.split_seed draws which classes are for training. The inner rate is 0.1.
+Use 0.05 for G-Meta, and for every network on Amazon-Computer, where 0.1 does not converge.
 """
 
 from experiments import default_config, parse_ways_shots

@@ -4,7 +4,7 @@
 
     results = experiments.run(config, "runs/mine")
 
-Importing it loads neither jax nor data.
+Importing this package loads neither jax nor data.
 """
 
 from typing import Any

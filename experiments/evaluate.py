@@ -50,7 +50,7 @@ def evaluate(
       about: What results.json says of the settings: "method", "protocol", ...
 
     Returns:
-      The results; None but in process 0, which writes them.
+      The results; None in all processes but process 0, which writes them.
 
     Raises:
       ValueError: There is no checkpoint to score.
@@ -138,7 +138,7 @@ def evaluate(
 
 
 def _each_replica(learner, problem, validated, steps):
-    """What results.json says of each replica; None of a single one."""
+    """What results.json says of each replica; None for a single one."""
     if len(validated) == 1:
         return None
     return [

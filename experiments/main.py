@@ -80,7 +80,7 @@ def _errors_as_lines():
         if isinstance(error, (CheckpointError, FloatingPointError, OSError)):
             logging.vlog(1, "traceback", exc_info=True)
             tell(error)
-            processes.end(1)  # from here: what the failure left behind would speak as it is freed
+            processes.end(1)  # at once: what the failure left over would print as it is freed
         if processes.joined():
             traceback.print_exc()
             processes.end(1)

@@ -45,20 +45,20 @@ def run(
 ) -> Results | None:
     """Trains a meta-learner, then tests the checkpoint that was best in validation.
 
-    What is in `workdir` already is not done again: the run resumes from its last checkpoint, and a
-    finished run returns its results.
+    Nothing is done twice: a run resumes from the last checkpoint in `workdir`, and a finished run
+    returns its results.
 
     Args:
       config: Settings, such as a config file's `get_config()` or `default_config()` with changes.
       workdir: The run's folder, made when it is missing.
-      problem: Model, tasks, loss and metric of one's own, in the place of what `config.data` and
+      problem: Model, tasks, loss and metric of your own, instead of what `config.data` and
         `config.model` name.
-      evaluate_only: Whether a run that is trained is tested, and nothing else.
+      evaluate_only: Whether to test a trained run and do nothing else.
       accept_changes: Whether a run that was started with other settings resumes with these.
-      given: The settings that the user named: each must be read by what is chosen.
+      given: The settings that the user named, each of which a chosen row must read.
 
     Returns:
-      The results, as they are in results.json; None but in process 0.
+      The results, as they are in results.json; None in all processes but process 0.
 
     Raises:
       ConfigError: A mistake in the settings, the folder or the data: one line.
@@ -71,7 +71,7 @@ def run(
     with _mistakes():
         workdir = folder.check_workdir(workdir)
     with contextlib.ExitStack() as held:
-        # In process 0, and of all processes the same: what has changed is told once.
+        # In process 0 alone, so that what has changed is printed once.
         to_do = processes.on_process_zero(
             lambda: _prepare(config, workdir, held, evaluate_only, accept_changes)
         )
@@ -89,7 +89,7 @@ def run(
 
 
 def _prepare(config, workdir, held, evaluate_only, accept_changes):
-    """Takes the folder and records the config; False where there is nothing left to do."""
+    """Locks the folder and records the config; False where there is nothing left to do."""
     try:
         if not evaluate_only:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -111,11 +111,11 @@ def _prepare(config, workdir, held, evaluate_only, accept_changes):
 
 
 def assemble(config: ConfigDict, problem: "Problem | None" = None) -> Parts:
-    """What a config is made into: below this, nobody sees it.
+    """Makes the parts of a run from a config, which nothing below this function sees.
 
     Args:
-      config: Checked settings.
-      problem: The caller's own; None is the config's.
+      config: The checked config.
+      problem: The caller's problem; None makes the config's.
 
     Raises:
       ConfigError: The data cannot give such tasks, or the plan does not fit the machine.
@@ -177,7 +177,7 @@ def _about(settings: Mapping[str, Any], problem: "Problem", own: bool) -> dict[s
 
 @contextlib.contextmanager
 def _mistakes():
-    """A ValueError of data, folders and plans is a mistake in what the user asked for."""
+    """Makes a ValueError of data, folders and plans a mistake in what the user asked for."""
     try:
         yield
     except ValueError as error:

@@ -24,11 +24,11 @@ def scorer(
 ) -> Callable[..., list[jax.Array]]:
     """A compiled `(params, data, count=n) -> values`: the metric of a split's first n tasks.
 
-    Every device takes an equal share; the tasks that fill the last round up are dropped again.
+    Every device takes an equal share; what the tasks that fill up the last round give is dropped.
 
     Args:
-      replicas: Of the run; several are a leading axis of `params` and of the values.
-      problem: Whose test tasks and metric are used.
+      replicas: The replicas of the run; several are a leading axis of `params` and of the values.
+      problem: The problem, whose test tasks and metric are used.
       plan: How tasks are laid out on the devices.
       method_of: `(swept, data) -> Method`.
       split: The name of the split.

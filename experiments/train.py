@@ -28,7 +28,7 @@ from experiments.run_folder.progress import Progress
 from experiments.score import scorer
 from experiments.settings.record import record_data
 
-_NEW = {"seconds": 0.0, "lost": 0, "best": 0}  # what a checkpoint has beside the state
+_NEW = {"seconds": 0.0, "lost": 0, "best": 0}  # what a checkpoint holds beside the state
 
 
 def train(
@@ -76,7 +76,7 @@ def _train(learner, problem, plan, schedule, workdir, accept, closing):
     compare = step > 0 and accept is None
     processes.on_process_zero(lambda: record_data(problem.split_hash, workdir, compare))
     if accept is not None:
-        if np.any(best.about["step"]):  # what it reached was by the old settings
+        if np.any(best.about["step"]):  # its value was reached with the old settings
             best = best.scored(validate(best.params)[0], problem.larger_is_better)
             checkpoints.save_best(
                 int(np.max(best.about["step"])), {"params": best.params}, best.about
@@ -179,7 +179,7 @@ def initial_state(learner: Learner, data: Any) -> MetaState:
 def health_check(
     learner: Learner, problem: Problem, schedule: Schedule, rows: list[Any]
 ) -> health.HealthCheck:
-    """Looks at the reports of a run for signs that it learns nothing."""
+    """The check of a run's reports for signs that it learns nothing."""
     return health.HealthCheck(
         train_steps=schedule.train_steps,
         tasks_per_step=schedule.tasks_per_step,
@@ -229,7 +229,7 @@ def compile_steps(
 
 
 def _begin(learner, problem, schedule, workdir, checkpoints):
-    """The state and the best of the last checkpoint, and what was saved with it; or the start.
+    """The state, the best parameters and what was saved with them: of the last checkpoint, or new.
 
     Raises:
       CheckpointError: The run was further than its checkpoints are.
@@ -270,8 +270,7 @@ def _check_reports(schedule, workdir, restored):
 
 
 def _validation(learner, problem, plan, schedule, data):
-    """`(params) -> (value, report)`: what decides which is best, `[]` or `[replicas]`, and its
-    rows."""
+    """`(params) -> (value, report)`: the value that decides which is best, `[]` or `[replicas]`."""
     scorers = {
         who: scorer(learner.replicas, problem, plan, method_of, "validation")
         for who, method_of in learner.validated.items()
@@ -291,13 +290,13 @@ def _validation(learner, problem, plan, schedule, data):
 
 
 def _ended(schedule, step, best):
-    """After train_steps, or so many validations of which none was better, in any replica."""
+    """Whether training is over: train_steps are made, or `patience` validations were no better."""
     without_better = (step - np.max(best.about["step"])) // schedule.validate_every
     return step == schedule.train_steps or 0 < schedule.patience <= without_better
 
 
 def _by_replica(replicas: Replicas, problem: Problem, name: str, values: np.ndarray):
-    """A metric as rows have it: the mean over replicas, and each one's own after its number."""
+    """The entries of a report for a metric: its mean over replicas, and each replica's value."""
     parts = replicas.names()
     finite = values[np.isfinite(values)]
     mean = finite.mean() if parts and finite.size else np.mean(values)

@@ -17,6 +17,7 @@ from cml_jax.data.planetoid import planetoid_files, read_planetoid
 from cml_jax.data.types import DataError, Split
 from cml_jax.graphs.graph import Graph, graph
 from cml_jax.graphs.sparse import sparse
+from cml_jax.tasks import members
 
 _MAX_BYTES = 1 << 29  # of a file and of its content; CoraFull has 30 million
 _MAX_SMOOTHED = 1 << 30  # numbers of the dense A X; CoraFull has 172 million
@@ -100,7 +101,7 @@ def read_graph(path: str | os.PathLike[str]) -> Graph:
     """Reads any graph from an npz in the layout of gnn-benchmark.
 
     The file holds the CSR arrays `adj_data`, `adj_indices`, `adj_indptr` and `adj_shape`, the same
-    of `attr` or a dense `attr_matrix`, and `labels`, where -1 is no class.
+    of `attr` or a dense `attr_matrix`, and `labels`, where -1 stands for no class.
 
     Edges count in both directions, once, and not from a node to itself. Weights of edges are
     ignored, except that an edge of weight 0 is left out. Features are as stored.
@@ -143,16 +144,18 @@ def split_classes(
     Split(train=(0, 2), validation=(1,), test=(3,))
 
     Args:
-      labels: Integers `[n]`; -1 is no class.
+      labels: The class of each node, integers `[n]`; -1 for a node without a class.
       counts: How many classes each of the three gets.
       seed: The seed of the draw.
       at_least: The number of nodes that a class must have; classes with fewer are left out, and
         the log says so.
 
     Raises:
+      ValueError: Labels are not integers `[n]`.
       DataError: There are not that many classes.
     """
-    classes, sizes = np.unique(labels[np.asarray(labels) >= 0], return_counts=True)
+    labels = members.check_labels(labels, of="node")
+    classes, sizes = np.unique(labels[labels >= 0], return_counts=True)
     small = classes[sizes < at_least]
     if len(small):
         _log.warning("classes %s have fewer than %d nodes: left out", small.tolist(), at_least)

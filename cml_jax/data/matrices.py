@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cml_jax.data.types import DataError
+from cml_jax.tasks import members
 
 _MAX_SIZE = 1 << 27  # of a side: products of two stay within int64, ids within int32
 
@@ -80,7 +81,7 @@ def dense(path: Path, array: np.ndarray) -> Entries:
 
 
 def check_labels(path: Path, labels: Any) -> np.ndarray:
-    """Makes sure that labels are integers `[n]` below n, where -1 is no class.
+    """Makes sure that labels are integers `[n]` below n, where -1 stands for no class.
 
     Returns:
       The labels, int32.
@@ -88,21 +89,13 @@ def check_labels(path: Path, labels: Any) -> np.ndarray:
     Raises:
       DataError: They are something else.
     """
-    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "iu":
-        what = "of objects" if not isinstance(labels, np.ndarray) else f"{labels.dtype}"
-        raise DataError(
-            f"{path}: labels are {what} {list(np.shape(labels))}, not one integer for each node: "
-            "store the number of each node's class, 0, 1, 2, ..., as integers [n]"
-        )
-    n = len(labels)
-    outside = labels[(labels < -1) | (labels >= n)]
-    if not n or len(outside):
-        what = f"one is {outside[0]}" if n else "there are none"
-        raise DataError(
-            f"{path}: labels are classes below the number of nodes, 0, ..., {n - 1}, or -1 for no "
-            f"class, but {what}: number the classes 0, 1, 2, ... in the file"
-        )
-    return labels.astype(np.int32)
+    try:
+        checked = members.check_labels(labels, of="node", below=np.size(labels))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+    if not len(checked):
+        raise DataError(f"{path}: there are no labels: replace the file with a good copy")
+    return checked
 
 
 def _check_values(path, name, values):

@@ -19,7 +19,7 @@ def sum_blocks(
         sum_{i < count} function(params, constants, i)
 
     It has reverse-mode derivatives of any order with respect to `params`, which `lax.fori_loop`
-    with a traced bound has not. The derivative is such a sum too, of blocks that are computed
+    with a traced bound does not have. The derivative is such a sum too, of blocks that are computed
     again, so that memory does not grow with `count`.
 
     Args:

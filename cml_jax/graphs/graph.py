@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from cml_jax.graphs.sparse import Sparse, sparse
+from cml_jax.tasks.members import check_labels
 
 
 class Graph(NamedTuple):
@@ -37,13 +38,14 @@ def graph(edges: np.ndarray, features: Sparse, labels: np.ndarray) -> Graph:
         edge that repeats counts once, an edge from a node to itself not at all.
       features: The features of the nodes, `[n, F]`. Where a row sums to much more than 1, as counts
         do, see `normalize_features`.
-      labels: The class of each node, integers `[n]`.
+      labels: The class of each node, integers `[n]`; -1 where it has none.
 
     Returns:
       The graph, whose arrays are NumPy's.
 
     Raises:
-      ValueError: When an edge names a node that does not exist.
+      ValueError: When labels are not integers `[n]`, features have another number of rows, or an
+        edge names a node that does not exist.
 
     Reference: Kipf and Welling 2017, https://arxiv.org/abs/1609.02907, with rows normalised, as in
     the code that CML's results on nodes rest on, instead of D^-1/2 (A + I) D^-1/2.
@@ -57,7 +59,13 @@ def graph(edges: np.ndarray, features: Sparse, labels: np.ndarray) -> Graph:
      [2. 2.]
      [2. 3.]]
     """
+    labels = check_labels(labels, of="node")
     n = len(labels)
+    if features.shape[0] != n:
+        raise ValueError(
+            f"features have {features.shape[0]} rows but there are {n} labels: give both one row "
+            "for each node"
+        )
     edges = np.asarray(edges, np.int64).reshape(-1, 2)
     outside = edges[(edges < 0) | (edges >= n)]
     if len(outside):
@@ -71,7 +79,7 @@ def graph(edges: np.ndarray, features: Sparse, labels: np.ndarray) -> Graph:
     weights = 1 / np.bincount(rows, minlength=n)
     adjacency = sparse(rows, columns, weights[rows], (n, n))
     smoothed = _product(adjacency, features)
-    return Graph(adjacency, features, smoothed, np.asarray(labels, np.int32))
+    return Graph(adjacency, features, smoothed, labels)
 
 
 def normalize_features(graph: Graph) -> Graph:

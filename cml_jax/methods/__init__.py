@@ -1,4 +1,4 @@
-"""Meta-learning methods, one small file a family."""
+"""Meta-learning methods, one small file for each family."""
 
 from cml_jax.methods.amm_gnn import Matched, amm_gnn, attribute_sets
 from cml_jax.methods.cml import cml, cml_dagger, cml_dagger_released

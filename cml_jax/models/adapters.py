@@ -28,7 +28,7 @@ def from_linen(
     Args:
       body: What comes before the head. Without a head it is the whole network, such as a
         co-learner.
-      head: What adapts under ANIL, and what CML's co-learner stands beside.
+      head: The part that adapts under ANIL; CML's co-learner is a second head beside it.
       takes_noisy: True hands a `Noisy` to the body as it is, for modules that draw from its keys
         themselves. False hands over its inputs only.
 

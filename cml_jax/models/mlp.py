@@ -43,7 +43,7 @@ def mlp(
 ) -> Model:
     """A perceptron, 1-40-40-1 by default (1,761 parameters).
 
-    Its features are the last hidden layer.
+    Its features are the output of the last hidden layer.
 
     Args:
       outputs: The width of the (linear) output.

@@ -1,4 +1,4 @@
-"""How it is learned: the functions that a run trains and tests, of settings that may be traced."""
+"""The functions that a run trains and tests; settings that are swept may be traced."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,7 +25,7 @@ class Learner(NamedTuple):
     """What a run trains and tests: pure functions that know the settings.
 
     `swept` is the dict of what differs between replicas, "seed" and the setting that is swept;
-    its values may be traced. `data` are those of a split and may be traced.
+    its values may be traced. `data` is the data of a split, which may be traced too.
 
     Attributes:
       replicas: What tells the replicas of the run apart.
@@ -49,7 +49,7 @@ def learner(settings: Settings, problem: Problem) -> Learner:
     """The functions of a run.
 
     Args:
-      settings: By dotted names, checked.
+      settings: Values by dotted names, checked.
       problem: What is learned.
 
     Raises:
@@ -90,7 +90,7 @@ def train_method(
     remat: bool = False,
     progress: jax.typing.ArrayLike = 0.0,
 ) -> Method:
-    """The method that is trained: the base, and around it CML where there is a co-learner."""
+    """The method that is trained: `base_method`, with CML around it where there is a co-learner."""
     method = base_method(settings, problem, data, settings["num_steps"], remat, progress)
     if not has_cml(settings, problem):
         return method
@@ -110,7 +110,7 @@ def has_cml(settings: Settings, problem: Problem) -> bool:
 
 def init(settings: Settings, problem: Problem, data: Any) -> MetaState:
     """The state at step 0, a function of the seed."""
-    # Of a test task: without keys for noise.
+    # From a test task, which has no keys for noise.
     example = jax.eval_shape(problem.draw_test, jax.random.key(0), data).support.inputs
     key = jax.random.fold_in(jax.random.key(settings["seed"]), 0)
     method = train_method(settings, problem, data)
@@ -130,11 +130,11 @@ def meta_step(
     """One update of the meta-parameters, as the settings have it.
 
     Args:
-      settings: By dotted names; what is swept is traced.
+      settings: Values by dotted names; what is swept is traced.
       problem: What is learned.
-      state: Before the step.
-      tasks: Leaves `[T, n, ...]`.
-      data: Of the training split.
+      state: The state before the step.
+      tasks: A batch of tasks, leaves `[T, n, ...]`.
+      data: Data of the training split.
       remat, chunk: As in `cml_jax.maml` and `cml_jax.meta_step`.
     """
     weighting = WEIGHTINGS[settings["weighting"]]

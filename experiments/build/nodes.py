@@ -67,8 +67,8 @@ def node_tasks(row: DataSet, settings: Mapping[str, Any], needs: str, at_least: 
     """The tasks of a graph.
 
     Args:
-      row: Of the data set.
-      settings: By dotted names.
+      row: Row of the data set.
+      settings: Values by dotted names.
       needs: What the network needs beside node ids, as in `choices.networks.Network`.
       at_least: How many nodes a class must have to be used.
 
@@ -113,7 +113,7 @@ def on_subgraphs(data: OnGraph) -> Callable[[Method], Method]:
 
 
 def _split(row, settings, labels, at_least):
-    """Which classes are where: they are the graph's, and enough for a task."""
+    """The classes of each split, checked: the graph has them, and they suffice for a task."""
     file, ways = settings["data.split_file"], settings["data.ways"]
     if file:
         split = graphs.read_class_split(file)

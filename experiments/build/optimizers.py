@@ -28,7 +28,7 @@ def constant(rate: jax.typing.ArrayLike, steps: int) -> jax.typing.ArrayLike:
 
 
 def linear(rate: jax.typing.ArrayLike, steps: int) -> optax.Schedule:
-    """A rate that falls to 0 along a line."""
+    """A rate that falls to 0 linearly."""
     return optax.linear_schedule(rate, 0.0, steps)
 
 
@@ -46,7 +46,7 @@ def outer_optimizer(settings: Mapping[str, Any]) -> optax.GradientTransformation
     """The outer optimiser with its schedule, clipping and decay, and the co-learner's own rate.
 
     Args:
-      settings: With dotted names; rates may be traced.
+      settings: Values by dotted names; rates may be traced.
     """
     row = OUTER_OPTIMIZERS[settings["outer_optimizer"]]
     schedule = resolve(SCHEDULES[settings["outer_schedule"]])
@@ -63,7 +63,7 @@ def outer_optimizer(settings: Mapping[str, Any]) -> optax.GradientTransformation
 
 
 def is_set(factor: jax.typing.ArrayLike) -> bool:
-    """Whether a factor may differ from 1: one that is traced differs from run to run."""
+    """Whether a factor may differ from 1. One that is traced does, from replica to replica."""
     return isinstance(factor, jax.Array) or factor != 1
 
 

@@ -23,8 +23,8 @@ class Problem(NamedTuple):
         results = experiments.run(config, "runs/mine", problem)
 
     Attributes:
-      model: The network, or a function from data[split] to it, where the network stands on data
-        such as a graph. Inside of what is jitted these data are an argument.
+      model: The network, or a function from data[split] to it where the network needs data such
+        as a graph. In compiled programs these data are an argument.
       train_sample: `(key, data["train"]) -> Task`, a pure function, under jit and vmap.
       loss: `(outputs, targets) -> scalar` of both loops.
       metric: `(outputs, targets) -> scalar` that validation and test report.
@@ -37,13 +37,14 @@ class Problem(NamedTuple):
       batch_statistics: Whether a prediction depends on the other examples of its batch: then the
         test is done with all queries at once and with each query alone.
       small: Whether a task is too little work to be spread over the cores of a CPU.
-      name: Of the data, for reports.
+      name: Name of the data, for reports.
       split_hash: Identifies the data and their split; a run does not resume with another one.
       ways: Classes in a task; 0 where there are none.
-      examples: Of a support set at test; Reptile's minibatches are of them. 0 is unknown.
+      examples: How many examples a support set at test has; Reptile's minibatches are drawn from
+        them. 0 is unknown.
       facts: What results.json says of the data, under "graph" or "images"; {} is nothing.
       description: What is said of the data when a run starts.
-      curve: `(key, x [n, 1]) -> y [n, 1]`, the truth behind a regression task, for pictures.
+      curve: `(key, x [n, 1]) -> y [n, 1]`, the true curve of a regression task, for pictures.
       inputs: From data[split] to a wrapper of methods that changes their inputs, or None.
       method: "module:function" that takes the place of the method's own; "" does not.
     """
@@ -82,7 +83,7 @@ def problem(settings: Mapping[str, Any]) -> Problem:
     """Loads the data and builds the networks.
 
     Args:
-      settings: By dotted names, checked.
+      settings: Values by dotted names, checked.
 
     Raises:
       ValueError: The data cannot give such tasks.
@@ -122,7 +123,7 @@ def problem(settings: Mapping[str, Any]) -> Problem:
 
 
 def own(problem: Problem) -> Problem:
-    """The caller's problem, checked; where it does not say what its data are, their digest does.
+    """The caller's problem, checked; without a `split_hash` it gets a digest of its data.
 
     Raises:
       ValueError: A split is missing, or the data cannot give tasks.
@@ -137,7 +138,7 @@ def own(problem: Problem) -> Problem:
 
 
 def check_tasks(problem: Problem) -> None:
-    """Draws a task of each split in shapes alone: mistakes show here, before anything compiles."""
+    """Draws a task of each split, as shapes alone: mistakes show before anything compiles."""
     for split, data in problem.data.items():
         draw = problem.train_sample if split == "train" else problem.draw_test
         jax.eval_shape(draw, jax.random.key(0), data)
@@ -156,7 +157,7 @@ def _with_keys(sample: Sample) -> Sample:
 
 
 def _networks(row: Network, settings: Mapping[str, Any], outputs: int):
-    """The model, or the function from data to it; and the co-learner or None."""
+    """The model (or the function from data to it), and the co-learner or None."""
     own = {}
     for name, key in row.keys.items():
         value = settings[f"model.{name}"]

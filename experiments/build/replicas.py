@@ -20,11 +20,11 @@ class Replicas(NamedTuple):
     swept: str
 
     def names(self) -> list[str]:
-        """Their numbers, as they follow a metric's name; none for a single replica."""
+        """The replicas' numbers, which follow a metric's name in reports; none for a single one."""
         return [str(i) for i in range(len(self.values))] if len(self.values) > 1 else []
 
     def groups(self) -> dict[str, list[int]]:
-        """Those that differ in the seed alone: their label to their numbers."""
+        """Replicas that differ in the seed alone: their label to their numbers."""
         grouped: dict[str, list[int]] = {}
         for i, replica in enumerate(self.values):
             label = "" if self.swept == "none" else f"{self.swept} {replica[self.swept]:g}"
@@ -40,7 +40,7 @@ def replicas(settings: Mapping[str, Any]) -> Replicas:
     """The replicas of a run: for each of `sweep_values` the seeds `seed, seed + 1, ...`.
 
     Args:
-      settings: By dotted names.
+      settings: Values by dotted names.
     """
     seeds = range(settings["seed"], settings["seed"] + settings["num_seeds"])
     name = settings["sweep"]

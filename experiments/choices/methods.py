@@ -18,7 +18,7 @@ class MethodRow(NamedTuple):
         optimiser, and `first_order` as well.
       keys: The settings that it reads.
       dagger: Whether CML-dagger as the paper writes it is defined for it.
-      first_order: Whether it is first-order always.
+      first_order: Whether it is always first-order.
       needs_co_learner: Whether the co-learner is a part of the method itself, and CML is not put
         around it.
       meta_step: "module:function" from the settings to further arguments of `meta_step`.
@@ -60,7 +60,7 @@ _OPTIMIZER = {
     "inner_optimizer": Key(
         "sgd",
         tuple(INNER_OPTIMIZERS),
-        "of the inner loop; Reptile's remembers from task to task, and its adam has beta1 = 0",
+        "of the inner loop; Reptile's keeps its state from task to task, its adam has beta1 = 0",
     )
 }
 # What a co-learner reads under every method but the one whose part it is.

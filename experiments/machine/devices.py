@@ -8,13 +8,13 @@ class Plan(NamedTuple):
     """How a run is laid out. Every plan gives the same numbers, up to rounding.
 
     Attributes:
-      devices: how many devices the task axis is spread over.
-      chunk: tasks at a time (over all devices); None is all of them.
-      steps_per_dispatch: meta-steps in one call of the compiled program.
-      remat: whether inner steps are computed again in the backward pass, for less memory.
-      tasks: sharding of an array whose first axis is tasks.
-      replicated: sharding of everything else.
-      memory: bytes that a dispatch needs, as the compiler counts them; 0 before it has.
+      devices: How many devices the task axis is spread over.
+      chunk: How many tasks are computed at a time, over all devices; None is all of them.
+      steps_per_dispatch: Meta-steps in one call of the compiled program.
+      remat: Whether inner steps are computed again in the backward pass, for less memory.
+      tasks: Sharding of an array whose first axis is tasks.
+      replicated: Sharding of everything else.
+      memory: Bytes that a dispatch needs, as the compiler counts them; 0 before it has.
     """
 
     devices: int
@@ -47,7 +47,7 @@ def configure(devices: int = 0, compilation_cache: bool = True, precision: str =
     Must run before jax touches a device.
 
     Args:
-      devices: How many devices the cores of a CPU are; 0 is one a core.
+      devices: As how many devices a CPU counts; 0 is one for each core.
       compilation_cache: Whether compiled programs are kept in the user's cache folder.
       precision: Of matrix products; "default" is the device's own.
     """
@@ -74,9 +74,9 @@ def make_plan(
 ) -> Plan:
     """The layout for this machine; 0 means choose.
 
-    CPU: one device a core and one task at a time on each, so that a task's activations stay in the
-    core's cache; a perceptron is too small to be worth spreading, and runs as one vmap on one
-    device. GPU, TPU: all tasks at once. Of many processes each gives as many devices.
+    CPU: one device for each core and one task at a time on each, so that a task's activations stay
+    in the core's cache; a perceptron is too small to be worth spreading, and runs as one vmap on
+    one device. GPU, TPU: all tasks at once. Many processes give the same number of devices each.
 
     Args:
       tasks_per_step: Tasks in a meta-batch.

@@ -1,1 +1,1 @@
-"""What can be set, how the command line says it, and what a run was started with."""
+"""Settings: what there is to set, the command line, and the record of a run."""

@@ -1,4 +1,4 @@
-"""Every check of a config that needs neither data nor jax."""
+"""The checks of a config that need neither data nor jax."""
 
 import importlib.util
 import re
@@ -15,7 +15,7 @@ from experiments.choices.outer import LOSSES, METRICS, WEIGHTINGS
 from experiments.settings.config import KEYS, flat, keys_read, unknown_key, unread_key
 
 _SET_SIZE = 10  # of cml_jax.methods.amm_gnn.attribute_sets, which needs jax
-# What a config file may not carry either, where nothing reads it.
+# Settings that a config file, too, may change only where a chosen row reads them.
 _NOT_IDLE = ("inner_optimizer", "eval.best_of", "sweep_values")
 _OWN_PROBLEM = ("data.name", "model.name")
 
@@ -25,8 +25,8 @@ def check(config: ConfigDict, given: Collection[str] = (), own_problem: bool = F
 
     Args:
       config: What a config file's `get_config` returned, with the command line's changes.
-      given: The settings that the command line names: each must be read by what is chosen. A
-        config file may carry values for choices that are off.
+      given: The settings that the command line names. A chosen row must read each of them, while
+        a config file may carry values for choices that are off.
       own_problem: Whether model, tasks, loss and metric come from the caller.
 
     Raises:
@@ -58,7 +58,7 @@ def check(config: ConfigDict, given: Collection[str] = (), own_problem: bool = F
 
 
 def _check_choices(values: dict[str, Any]) -> None:
-    """The chosen rows fit one another."""
+    """Checks that the chosen rows fit one another."""
     data, network = DATA_SETS[values["data.name"]], NETWORKS[values["model.name"]]
     if network.reads != data.gives:
         fitting = [name for name, row in NETWORKS.items() if row.reads == data.gives]
@@ -97,7 +97,7 @@ def _check_choices(values: dict[str, Any]) -> None:
 
 
 def _check_data(values: dict[str, Any]) -> None:
-    """The rules of data sets."""
+    """Checks the settings of the data set."""
     name, row = values["data.name"], DATA_SETS[values["data.name"]]
     for setting in ("data.amplitude", "data.phase"):
         low, high = values[setting] if len(values[setting]) == 2 else (0, 0)
@@ -133,7 +133,7 @@ def _check_data(values: dict[str, Any]) -> None:
 
 
 def _check_classes(values: dict[str, Any], row: Any) -> None:
-    """Class counts of a graph, or a file that lists the classes."""
+    """Checks the class counts of a graph, or the file that lists the classes."""
     counts, file = values["data.classes"], values["data.split_file"]
     if any(counts) and not all(counts):
         raise ConfigError(f"data.classes={counts}: needs three counts, or (0,0,0)")
@@ -149,7 +149,7 @@ def _check_classes(values: dict[str, Any], row: Any) -> None:
 
 
 def _check_rules(values: dict[str, Any], read: Collection[str]) -> None:
-    """The rules that are left between settings."""
+    """Checks the rules between settings that do not follow from rows."""
     if not values["eval.num_steps"]:
         raise ConfigError("eval.num_steps=(): name at least one number of inner steps, as in (1,3)")
     for name in _NOT_IDLE:

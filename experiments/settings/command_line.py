@@ -1,4 +1,4 @@
-"""The command line: every mistake is one line, told before jax is loaded; and the help."""
+"""The command line and its help. Every mistake is one line, printed before jax is loaded."""
 
 import difflib
 import itertools
@@ -29,10 +29,10 @@ def parse_flags(argv: list[str]) -> list[str]:
     Prints one line and exits with 2 on any mistake; prints the help and exits with 0 on `--help`.
 
     Args:
-      argv: the command line with the program's name.
+      argv: The command line, the program's name first.
 
     Returns:
-      The program's name alone: there are no arguments but flags.
+      A list of the program's name alone, since all arguments are flags.
     """
     spell_what_cannot_be_printed()
     if {"--help", "-help", "-h", "-?", "--helpshort", "-helpshort"} & set(argv[1:]):
@@ -55,7 +55,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def given() -> list[str]:
-    """The settings that the command line named, after `parse_flags`."""
+    """The settings that the command line names; known after `parse_flags`."""
     return list(_given)
 
 
@@ -63,8 +63,8 @@ def fail(error: Exception | str, code: int) -> NoReturn:
     """Prints an error as one line and ends the program.
 
     Args:
-      error: what went wrong, and the fix.
-      code: 2 for a mistake in what was asked for, 1 for a failure of the run.
+      error: What went wrong, and the fix.
+      code: The exit code, 2 for a mistake in what was asked for and 1 for a failure of the run.
     """
     tell(error)
     sys.exit(code)
@@ -73,7 +73,7 @@ def fail(error: Exception | str, code: int) -> NoReturn:
 def tell(error: Exception | str) -> None:
     """Prints an error as one line."""
     line = " ".join(str(error).split())
-    if len(line) > 900:  # a value of any length stands in the middle
+    if len(line) > 900:  # a value in the middle may have any length
         line = f"{line[:500]} ... {line[-300:]}"
     print(f"error: {line}", file=sys.stderr)
 
@@ -111,7 +111,7 @@ def _check_overrides(argv: list[str]) -> str:
 
 
 def _parse(argv: list[str], file: str) -> list[str]:
-    """`FLAGS(argv)`, with the many ways in which a config file can fail told as one line."""
+    """`FLAGS(argv)`, where each way in which a config file can fail becomes one line."""
     try:
         return flags.FLAGS(argv)
     except ConfigError:
@@ -137,12 +137,12 @@ def _parse(argv: list[str], file: str) -> list[str]:
 
 
 def _told(file: str, line: int | str | None, message: str) -> ConfigError:
-    """An error inside of a config file: where it is, and the start of its message."""
+    """An error in a config file: its place, and the start of its message."""
     return ConfigError(f"{file}{f':{line}' if line else ''}: {message.splitlines()[0][:200]}")
 
 
 def _help() -> str:
-    """The text of `--help`: what is read always, then what each choice reads."""
+    """The text of `--help`: the settings that are always read, then those of each choice."""
     lines = [
         "Trains a meta-learner, then tests the checkpoint that was best in validation:",
         "  python -m experiments.main --config=configs/FILE.py:5way-1shot --config.seed=1",
@@ -150,7 +150,7 @@ def _help() -> str:
         "",
         "Config files: " + ", ".join(_config_files()),
         "",
-        "  --workdir=FOLDER   of the run (default: runs/CONFIG-METHOD-HASH)",
+        "  --workdir=FOLDER   the run's folder (default: runs/CONFIG-METHOD-HASH)",
         "  --evaluate         only test a run that is trained",
         "  --accept_changes   resume in a --workdir that was started with other settings: lists",
         "                     them, stores the new ones. With more train_steps a finished run",
@@ -159,7 +159,7 @@ def _help() -> str:
         "",
         "Settings, with the defaults that a config file may change:",
     ]
-    heads: dict[str, str] = {}  # of a setting that some choices read
+    heads: dict[str, str] = {}  # the setting of a choice, to the heading that it is under
     for table, rows in TABLES.items():
         for name in itertools.chain.from_iterable(rows.values()):
             who = ", ".join(row for row, keys in rows.items() if row and name in keys)

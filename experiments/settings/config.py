@@ -20,7 +20,7 @@ _RATE = (1e-10, 100.0)
 # What may differ between runs that are trained side by side: it is traced, not compiled in.
 SWEPT = ("inner_learning_rate", "body_rate", "co_learner_scale", "co_learner_rate", "radius")
 SWEPT += ("outer_learning_rate",)
-_SWEEP_VALUES = {"sweep_values": Key((1.0,), (0.0, 100.0), "its values, each with all seeds")}
+_SWEEP_VALUES = {"sweep_values": Key((1.0,), (0.0, 100.0), "values to sweep, each with all seeds")}
 
 # A setting that names a row, to the names of its rows, to the settings that each row reads. A
 # setting that several of these tables have is read where the chosen row of each of them has it.
@@ -43,9 +43,9 @@ TABLES: dict[str, dict[str, dict[str, Key]]] = {
 _GENERAL = {
     "method": choice("maml", METHODS, "how a task is learned"),
     "co_learner": choice("none", CO_LEARNERS, "CML's second head, in training"),
-    "weighting": choice("uniform", WEIGHTINGS, "of the tasks, outer loop"),
-    "loss": choice("auto", ("auto", *LOSSES), "of both loops; auto: the data set's own"),
-    "metric": choice("auto", ("auto", *METRICS), "of validation and test; auto: the data set's"),
+    "weighting": choice("uniform", WEIGHTINGS, "weights of the tasks in the outer loop"),
+    "loss": choice("auto", ("auto", *LOSSES), "loss of both loops; auto: the data set's own"),
+    "metric": choice("auto", ("auto", *METRICS), "what is scored; auto: the data set's own"),
     "num_steps": Key(1, (1, 10_000), "inner steps in training"),
     "precision": Key(
         "default",
@@ -54,14 +54,14 @@ _GENERAL = {
     ),
     "outer_optimizer": choice("adam", OUTER_OPTIMIZERS, "optax optimiser of the outer loop"),
     "weight_decay": Key(
-        0.0, (0.0, 1.0), "of the outer loop (adamw, lamb, lion: apart; others: in the gradient)"
+        0.0, (0.0, 1.0), "of the outer loop (adamw, lamb, lion: decoupled; others: in the gradient)"
     ),
     "outer_learning_rate": Key(1e-3, _RATE, "step size of the outer loop"),
-    "outer_schedule": choice("constant", SCHEDULES, "linear and cosine decay to 0 at the end"),
+    "outer_schedule": choice("constant", SCHEDULES, "of the outer rate; linear, cosine: to 0"),
     "max_gradient_norm": Key(0.0, (0.0, 1e6), "clips the outer gradient; 0: off"),
     "tasks_per_step": Key(32, (1, 1_000_000), "tasks in a meta-batch"),
     "train_steps": Key(2000, COUNT, "meta-steps"),
-    "seed": Key(0, (0, 2**31 - 1), "of the initial parameters and of every task"),
+    "seed": Key(0, (0, 2**31 - 1), "seed of the initial parameters and of every task"),
     "num_seeds": Key(1, (1, 10_000), "runs side by side in one program: seed, seed + 1, ..."),
     "sweep": choice("none", TABLES["sweep"], "a setting that takes each of sweep_values"),
     "data.name": choice("glyphs", DATA_SETS, "task distribution"),
@@ -75,7 +75,7 @@ _GENERAL = {
     "eval.queries": Key(15, (1, 100_000), "query examples per class at validation and test"),
     "eval.num_steps": Key((1, 3), (0, 10_000), "inner steps at test, each scored; 0: as trained"),
     "eval.patience": Key(
-        0, (0, 2**31 - 1), "validations without a better one until training ends; 0: train_steps"
+        0, (0, 2**31 - 1), "validations without a better one that end training; 0: never"
     ),
     "eval.every": Key(250, COUNT, "meta-steps between validations"),
     "eval.validation_tasks": Key(200, (2, 10_000_000), "tasks of a validation"),
@@ -86,12 +86,12 @@ _GENERAL = {
     "plan.malloc": Key(True, None, "huge pages, freed memory kept (glibc); restarts the program"),
     "plan.compilation_cache": Key(True, None, "keep compiled programs in the user's cache folder"),
     "hosts.coordinator": Key("", None, "HOST:PORT of process 0, where the others find it"),
-    "hosts.count": Key(0, (0, 65_536), "processes; 0: as Cloud TPU or SLURM tell, else 1"),
-    "hosts.index": Key(0, (0, 65_535), "which of them this is"),
-    "hosts.timeout_seconds": Key(60, (1, 86_400), "of silence, until a process counts as gone"),
+    "hosts.count": Key(0, (0, 65_536), "number of processes; 0: as Cloud TPU or SLURM say, else 1"),
+    "hosts.index": Key(0, (0, 65_535), "index of this process"),
+    "hosts.timeout_seconds": Key(60, (1, 86_400), "seconds of silence until a process is lost"),
     "checkpoint_every_minutes": Key(5.0, (0.0, 1e6), "minutes between checkpoints"),
     "log_every_seconds": Key(5.0, (0.0, 1e6), "seconds between reports"),
-    "non_finite": Key("stop", ("stop", "skip"), "where a step's loss or gradient is not finite"),
+    "non_finite": Key("stop", ("stop", "skip"), "steps whose loss or gradient is not finite"),
     "tensorboard": Key(False, None, "also write TensorBoard files"),
 }
 _OF_ROWS = {
@@ -102,8 +102,8 @@ _OF_ROWS = {
 }
 KEYS: dict[str, Key] = _GENERAL | _OF_ROWS
 
-# What a run may change when it resumes: where files lie, how fast, how often it speaks, and the
-# final test, none of which changes the parameters or which checkpoint is best.
+# What may change when a run resumes: where its files are, how fast it is, how often it reports, and
+# the final test. None of these changes the parameters or which checkpoint is best.
 _FREE = ("plan.", "hosts.", "data.dir", "eval.num_tasks", "eval.num_steps")
 _FREE += ("checkpoint_every_minutes", "log_every_seconds", "tensorboard", "non_finite")
 
@@ -126,14 +126,14 @@ def parse_ways_shots(text: str | None, default: tuple[int, int]) -> tuple[int, i
     """Reads what follows the colon in `--config=FILE.py:5way-1shot`.
 
     Args:
-      text: Such as `20way-5shot`; None or empty stands for `default`.
-      default: `(ways, shots)`.
+      text: The text, such as `20way-5shot`; None or "" gives `default`.
+      default: The default `(ways, shots)`.
 
     Returns:
       `(ways, shots)`.
 
     Raises:
-      ConfigError: `text` has another form.
+      ConfigError: The text has another form.
     """
     if not text:
         return default
@@ -155,11 +155,11 @@ def flat(config: ConfigDict) -> dict[str, Any]:
 
 
 def keys_read(values: dict[str, Any], without: Collection[str] = ()) -> dict[str, Key]:
-    """The settings that the chosen rows read, each as its row has it.
+    """The settings that the chosen rows read: name to `Key`, as the row has it.
 
     Args:
       values: A config with dotted names.
-      without: Tables that do not apply, such as "data.name" where the caller brings the data.
+      without: Tables that do not apply, such as "data.name" where the data are the caller's.
     """
     read = {name: key for name, key in _GENERAL.items() if name not in without}
     for name in _OF_ROWS:
@@ -178,7 +178,7 @@ def may_change_on_resume(name: str) -> bool:
 
 
 def unknown_key(name: str) -> str:
-    """The line for a setting that does not exist, with the nearest that does."""
+    """The error for a setting that does not exist: it names the nearest that do."""
     leaves = {key.rsplit(".", 1)[-1]: key for key in KEYS}
     near = difflib.get_close_matches(name, KEYS, 2)
     near = near or [leaves[leaf] for leaf in difflib.get_close_matches(name, leaves, 2)]
@@ -190,10 +190,10 @@ def unknown_key(name: str) -> str:
 
 
 def unread_key(name: str, values: dict[str, Any]) -> str:
-    """The line for a setting that nothing in the config reads: who does, and what is read instead.
+    """The error for a setting that no chosen row reads: who reads it, and what is read instead.
 
     Args:
-      name: Of the setting.
+      name: Name of the setting.
       values: The config with dotted names.
     """
     for table, rows in TABLES.items():
@@ -208,4 +208,4 @@ def unread_key(name: str, values: dict[str, Any]) -> str:
             f"{table}={chosen} reads {own or 'nothing of its own'}: leave it out, or choose "
             f"another --config.{table}"
         )
-    return f"--config.{name} is read by nothing here: leave it out"
+    return f"nothing reads --config.{name} here: leave it out"

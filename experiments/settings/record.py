@@ -1,4 +1,4 @@
-"""The settings that a run was started with: its folder, and what has changed when it resumes."""
+"""The record of a run's settings: its default folder, and what has changed when it resumes."""
 
 import hashlib
 import json
@@ -35,17 +35,18 @@ def default_workdir(config_path: str, config: ConfigDict) -> Path:
 def record(
     config: ConfigDict, workdir: Path, evaluate: bool = False, accept_changes: bool = False
 ) -> list[str]:
-    """Writes `config.json` until training has begun (there are reports), then compares with it.
+    """Writes `config.json` before training has begun; afterwards compares the config with it.
 
-    These may differ: plan.*, hosts.*, data.dir, eval.num_tasks, eval.num_steps, tensorboard,
-    checkpoint_every_minutes, log_every_seconds and non_finite; with `evaluate`, all of eval.*.
+    Training has begun where there are reports or checkpoints. Then these settings may differ:
+    plan.*, hosts.*, data.dir, eval.num_tasks, eval.num_steps, tensorboard, non_finite,
+    checkpoint_every_minutes and log_every_seconds; with `evaluate`, all of eval.*.
 
     Args:
       config: The checked config.
       workdir: The run's folder, which is made here.
-      evaluate: Whether the run is only evaluated, so that it must exist.
-      accept_changes: Whether other settings are accepted; `rewrite` stores them once a checkpoint
-        fits them.
+      evaluate: Whether the run is only evaluated; then it must exist.
+      accept_changes: Whether changed settings are accepted; `rewrite` stores them once a checkpoint
+        has been found to fit them.
 
     Returns:
       The settings that differ and were accepted, as `name old -> new`.
@@ -111,7 +112,7 @@ def rewrite(config: ConfigDict, workdir: Path) -> None:
     """
     if not changed(config, workdir):
         return
-    # In this order: were it stopped in between, the next start would find the change again.
+    # In this order: stopped in between, the next start finds the change again.
     Path(workdir, folder.RESULTS).unlink(missing_ok=True)
     write_json(Path(workdir, folder.CONFIG), flat(config))
 
@@ -120,9 +121,9 @@ def record_data(digest: str, workdir: Path, compare: bool) -> None:
     """Writes `data.json`, the digest of what a run is trained on, or compares with it.
 
     Args:
-      digest: Digest of the data; "" where tasks are procedural.
+      digest: The digest of the data; "" where tasks are procedural.
       workdir: The run's folder.
-      compare: Whether the run has begun with these settings, so that its data must be the same.
+      compare: Whether training has begun with these settings; then the data must be the same.
 
     Raises:
       ConfigError: The run was trained on other data.

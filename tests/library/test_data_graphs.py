@@ -97,19 +97,26 @@ HOSTILE = {
     "another number of labels": ({"labels": np.array([0, 1, 1])}, "not of one graph"),
     "labels that leave": (
         {"labels": np.array([0, 1, 1, 1 << 40])},
-        r"classes below the number of nodes, 0, ..., 3, or -1 .* one is 1099511627776: number the",
+        r"labels are classes from 0 to 3, or -1 .* one is 1099511627776: number the classes",
     ),
     "negative labels": ({"labels": np.array([0, 1, -2, 0])}, "but one is -2: number the"),
     "fractions of labels": (
         {"labels": np.array([0, 1, 1, 0.5])},
-        r"labels are float64 \[4\], not one integer",
+        r"labels are float64 \[4\], not one integer for each node: give the number of each node's",
     ),
     "labels in a column": (
         {"labels": np.array([[0], [1], [1], [0]])},
-        r"labels are int64 \[4, 1\], not one integer for each node: store the number of each",
+        r"labels are int64 \[4, 1\], not one integer for each node: take labels.ravel\(\)",
     ),
-    "one-hot labels": ({"labels": np.eye(4)}, r"labels are float64 \[4, 4\], not one integer"),
-    "labels in words": ({"labels": np.array(["a", "b", "b", "a"])}, r"labels are <U1 \[4\], not"),
+    "one-hot labels": (
+        {"labels": np.eye(4)},
+        r"labels are float64 \[4, 4\], .*: they are one-hot; take labels.argmax\(1\)",
+    ),
+    "labels in words": (
+        {"labels": np.array(["a", "b", "b", "a"])},
+        r"labels are <U1 \[4\], .*: they are text; number the classes",
+    ),
+    "no nodes' labels": ({"labels": np.array([], int)}, "there are no labels"),
     "a mask of another size": ({"zero_label_mask": np.array([True])}, "zero_label_mask"),
 }
 
