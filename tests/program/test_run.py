@@ -137,13 +137,8 @@ def test_every_method_runs_from_the_config(tmp_path, method):
 def test_more_classes_than_the_data_has_is_one_line(tmp_path, data_dir):
     done = run(tmp_path, "--config=configs/omniglot.py:500way-1shot")
     assert done.returncode == 2
-    assert (
-        done.stderr.strip()
-        .splitlines()[-1]
-        .startswith(
-            "error: data.ways=500 but the validation split has 100 classes: lower --config.data.ways"
-        )
-    )
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: data.ways=500 but the validation split has 100 classes: lower")
 
 
 def test_more_drawings_than_a_class_has_is_one_line(tmp_path, data_dir):
