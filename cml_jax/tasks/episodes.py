@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import core
 
-from cml_jax.tasks.members import Array, Members, consecutive_members, draw_ids
+from cml_jax.tasks.members import Array, Drawn, Members, consecutive_members, draw_ids
 from cml_jax.types import Batch, Task
 
 
@@ -89,8 +89,7 @@ def episodes(
     if rotations and height != width:
         raise ValueError(f"rotations of {height} x {width} images: pass square ones or turn it off")
     shape = {"ways": ways, "shots": shots, "queries": queries}
-    keys = jax.random.split(key, 1 + ways)
-    drawn = draw_ids(keys, members, **shape, copies=4 if rotations else 1)
+    drawn = drawn_episode(key, members, **shape, rotations=rotations)
     # One gather of the episode's own images, whatever the size of the data set.
     episode = jnp.asarray(pixels)[drawn.ids]
     if rotations:
@@ -106,6 +105,21 @@ def episodes(
         return Batch(examples.reshape(ways * per_class, *pixels.shape[1:]), labels)
 
     return Task(batch(episode[:, :shots]), batch(episode[:, shots:]))
+
+
+def drawn_episode(
+    key: jax.Array,
+    members: Members,
+    *,
+    ways: int,
+    shots: int,
+    queries: int,
+    rotations: bool = False,
+) -> Drawn:
+    """Which classes and images `episodes` draws, without an image: arguments are as there."""
+    keys = jax.random.split(key, 1 + ways)
+    copies = 4 if rotations else 1
+    return draw_ids(keys, members, ways=ways, shots=shots, queries=queries, copies=copies)
 
 
 def _pool(images: jax.Array) -> ImagePool:

@@ -44,6 +44,7 @@ class Problem(NamedTuple):
         them. 0 is unknown.
       facts: What results.json says of the data, under "graph" or "images"; {} is nothing.
       description: What is said of the data when a run starts.
+      class_names: `(key, split) -> names`, of the classes of the task that the key draws, or None.
       curve: `(key, x [n, 1]) -> y [n, 1]`, the true curve of a regression task, for pictures.
       inputs: From data[split] to a wrapper of methods that changes their inputs, or None.
       method: "module:function" that takes the place of the method's own; "" does not.
@@ -66,6 +67,7 @@ class Problem(NamedTuple):
     examples: int = 0
     facts: Mapping[str, Any] = {}
     description: str = ""
+    class_names: Callable[[jax.Array, str], list[str]] | None = None
     curve: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     inputs: Callable[[Any], Callable[[Method], Method]] | None = None
     method: str = ""
@@ -114,6 +116,7 @@ def problem(settings: Mapping[str, Any]) -> Problem:
         examples=settings["data.shots"] * (ways or 1),
         facts=source.facts,
         description=source.description,
+        class_names=source.class_names,
         curve=source.curve,
         inputs=nodes.on_subgraphs if network.needs == "subgraphs" else None,
         method=network.method,

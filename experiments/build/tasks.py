@@ -9,6 +9,7 @@ import jax
 from cml_jax import tasks
 from cml_jax.data.types import Images
 from cml_jax.tasks import augment
+from cml_jax.tasks.episodes import drawn_episode
 from cml_jax.tasks.members import check_counts
 from cml_jax.types import Task
 from experiments.build.nodes import SPLITS, in_words, node_tasks
@@ -28,6 +29,7 @@ class Source(NamedTuple):
       split_hash: Of the class lists, and of a graph; "" where tasks are procedural.
       facts: What results.json says of the data, under "graph" or "images"; {} is nothing.
       description: What is said of the data when a run starts.
+      class_names: `(key, split) -> names`, of the classes of the task that the key draws, or None.
       curve: `(key, x [n, 1]) -> y [n, 1]`, the truth behind a regression task, or None.
     """
 
@@ -37,6 +39,7 @@ class Source(NamedTuple):
     split_hash: str = ""
     facts: Mapping[str, Any] = {}
     description: str = ""
+    class_names: Callable[[jax.Array, str], list[str]] | None = None
     curve: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
 
@@ -90,6 +93,7 @@ def images(row: DataSet, settings: Settings, needs: str = "") -> Source:
         splits.split_hash,
         {"images": image_facts(splits)},
         _images_in_words(splits),
+        partial(_class_names, splits, shapes, ways, rotations),
     )
 
 
@@ -100,6 +104,14 @@ def nodes(row: DataSet, settings: Settings, needs: str = "") -> Source:
     sample, data, split_hash, facts = node_tasks(row, settings, needs, at_least)
     train, test = partial(sample, **train, noise=True), partial(sample, **test)
     return Source(train, test, data, split_hash, {"graph": facts}, in_words(facts))
+
+
+def _class_names(splits, shapes, ways, rotations, key, split):
+    """Names of the classes that a task has, with the turn where turns are classes."""
+    members, names = splits.split(split).members, getattr(splits.classes, split)
+    drawn = drawn_episode(key, members, ways=ways, rotations=rotations, **shapes[split])
+    turned = ["" if not turn else f", turned {90 * turn}°" for turn in drawn.copies.tolist()]
+    return [names[i] + turn for i, turn in zip(drawn.classes.tolist(), turned, strict=True)]
 
 
 def image_facts(images: Images) -> dict[str, Any]:

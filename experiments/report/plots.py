@@ -40,7 +40,7 @@ def learning_curve(
     """
     same = rows and all(row.get("train/loss") == row.get(f"train/{metric}") for row in rows)
     names = (metric,) if same else (metric, "loss")
-    figure = _figure(len(names), title)
+    figure = new_figure(title, (5.5 * len(names), 3.8))
     if figure is None:
         return
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
@@ -68,7 +68,7 @@ def compare(
       title: The text above it.
       name: Name of the number in the rows, such as "validation/accuracy".
     """
-    figure = _figure(1, title)
+    figure = new_figure(title, (5.5, 3.8))
     if figure is None:
         return
     axes = figure.subplots()
@@ -97,7 +97,7 @@ def points(
       title: The text above it.
       metric: Name of the metric.
     """
-    figure = _figure(1.3 + max(map(len, rows)) / 50, title, height=1.2 + 0.42 * len(rows))
+    figure = new_figure(title, (5.5 * 1.3 + 0.11 * max(map(len, rows)), 1.2 + 0.42 * len(rows)))
     if figure is None:
         return
     axes = figure.subplots()
@@ -145,7 +145,7 @@ def fits(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str
       path: The picture; its suffix is the format.
       title: The text above it.
     """
-    figure = _figure(len(tasks) / 1.8, title)
+    figure = new_figure(title, (5.5 * len(tasks) / 1.8, 3.8))
     if figure is None:
         return
     for axes, task in zip(figure.subplots(1, len(tasks), sharey=True), tasks, strict=True):
@@ -162,15 +162,15 @@ def fits(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str
     figure.savefig(path, dpi=150)
 
 
-def _figure(panels: float, title: str, height: float = 3.8):
-    """An empty figure, or None without matplotlib."""
+def new_figure(title: str, inches: tuple[float, float]):
+    """An empty figure of that width and height; None, after a warning, without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         logging.warning("no picture without matplotlib: pip install 'cml_jax[plots]'")
         return None
     # Not pyplot: it keeps figures alive and asks for a display.
-    figure = Figure(figsize=(5.5 * panels, height), layout="constrained")
+    figure = Figure(figsize=inches, layout="constrained")
     figure.suptitle(title, fontsize=10)
     return figure
 
