@@ -12,8 +12,9 @@ each split). CML is --config.co_learner=mlp.
 The protocol is that of CML's results on nodes: a GCN of 16 units, 20 inner steps in first order,
 one task in a meta-step, 5 queries of each class in training and 10 at test. Training ends after 10
 validations in a row without a better one. (Validation has 10 queries of each class here, and 5 in
-TLP-FSNC.) --config.data.split_seed draws which classes are for training. The inner rate is 0.1.
-Use 0.05 for G-Meta, and for every network on Amazon-Computer, where 0.1 does not converge.
+TLP-FSNC.) --config.data.split_seed draws which classes are for training. The inner rate is 0.1;
+use 0.05 for G-Meta. Features whose rows sum to more than 32 in the mean are divided by one number
+(--config.data.features=stored leaves them: on Amazon-Computer the rate must then be 0.05).
 """
 
 from experiments import default_config, parse_ways_shots

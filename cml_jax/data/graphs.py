@@ -12,12 +12,12 @@ import numpy as np
 
 from cml_jax.data.files import Limits, one_line, search_folders
 from cml_jax.data.formats import read_npz
-from cml_jax.data.matrices import Entries, check_labels, csr, dense, summed
+from cml_jax.data.matrices import Entries, csr, dense, stored_labels, summed
 from cml_jax.data.planetoid import planetoid_files, read_planetoid
 from cml_jax.data.types import DataError, Split
 from cml_jax.graphs.graph import Graph, graph
 from cml_jax.graphs.sparse import sparse
-from cml_jax.tasks import members
+from cml_jax.labels import check_labels
 
 _MAX_BYTES = 1 << 29  # of a file and of its content; CoraFull has 30 million
 _MAX_SMOOTHED = 1 << 30  # numbers of the dense A X; CoraFull has 172 million
@@ -154,7 +154,7 @@ def split_classes(
       ValueError: Labels are not integers `[n]`.
       DataError: There are not that many classes.
     """
-    labels = members.check_labels(labels, of="node")
+    labels = check_labels(labels, of="node")
     classes, sizes = np.unique(labels[labels >= 0], return_counts=True)
     small = classes[sizes < at_least]
     if len(small):
@@ -217,7 +217,7 @@ def _read_npz(path: Path) -> tuple[Entries, Entries, np.ndarray]:
         features = dense(path, arrays["attr_matrix"])
     else:
         features = summed(csr(path, arrays, "attr"))
-    labels = check_labels(path, arrays["labels"])
+    labels = stored_labels(path, arrays["labels"])
     missing = arrays.get("zero_label_mask")
     if missing is not None:
         if missing.dtype != bool or missing.shape != labels.shape:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cml_jax.data.types import DataError
-from cml_jax.tasks import members
+from cml_jax.labels import check_labels
 
 _MAX_SIZE = 1 << 27  # of a side: products of two stay within int64, ids within int32
 
@@ -80,7 +80,7 @@ def dense(path: Path, array: np.ndarray) -> Entries:
     return Entries(rows, columns, array[rows, columns], array.shape)
 
 
-def check_labels(path: Path, labels: Any) -> np.ndarray:
+def stored_labels(path: Path, labels: Any) -> np.ndarray:
     """Makes sure that labels are integers `[n]` below n, where -1 stands for no class.
 
     Returns:
@@ -90,7 +90,7 @@ def check_labels(path: Path, labels: Any) -> np.ndarray:
       DataError: They are something else.
     """
     try:
-        checked = members.check_labels(labels, of="node", below=np.size(labels))
+        checked = check_labels(labels, of="node", below=np.size(labels))
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
     if not len(checked):

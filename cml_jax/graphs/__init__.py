@@ -2,7 +2,7 @@
 
 from cml_jax.graphs.block_graph import block_graph
 from cml_jax.graphs.blocks import sum_blocks
-from cml_jax.graphs.graph import Graph, feature_scale, graph, normalize_features
+from cml_jax.graphs.graph import Graph, feature_scale, graph, normalize_features, scale_features
 from cml_jax.graphs.sparse import Sparse, count_entries, dense_rows, entries, matmul, sparse
 from cml_jax.graphs.subgraphs import Subgraph, Subgraphs, subgraphs, subgraphs_of
 
@@ -19,6 +19,7 @@ __all__ = [
     "graph",
     "matmul",
     "normalize_features",
+    "scale_features",
     "sparse",
     "subgraphs",
     "subgraphs_of",

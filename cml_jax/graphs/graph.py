@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from cml_jax.graphs.sparse import Sparse, sparse
-from cml_jax.tasks.members import check_labels
+from cml_jax.labels import check_labels
 
 
 class Graph(NamedTuple):
@@ -109,6 +109,31 @@ def normalize_features(graph: Graph) -> Graph:
     sums = np.bincount(rows, weights=values, minlength=features.shape[0])
     values = (values / np.maximum(sums, 1)[rows]).astype(np.float32)
     features = dataclasses.replace(features, values=values)
+    return graph._replace(features=features, smoothed=_product(graph.adjacency, features))
+
+
+def scale_features(graph: Graph, largest: float = 32.0) -> Graph:
+    """The graph with all features divided by one number where they are large, made on the host.
+
+        features <- features * min(1, largest / s),   s = mean over nodes of sum_f |features_if|
+
+    Features relate to each other as before, and the rates that suit citation graphs suit the
+    result: the nodes of CiteSeer have 31.6 words in the mean, those of Amazon-Computer 267.
+
+    Args:
+      graph: Any graph.
+      largest: The mean row sum above which features are divided.
+
+    Returns:
+      The graph itself where s is not above `largest`; else one with new `features` and `smoothed`.
+    """
+    values = np.asarray(graph.features.values)
+    mean = float(np.abs(values, dtype=np.float64).sum() / max(graph.features.shape[0], 1))
+    if not mean > largest:
+        return graph
+    rows, columns = np.asarray(graph.features.rows), np.asarray(graph.features.columns)
+    scaled = (values * (largest / mean)).astype(np.float32)
+    features = sparse(rows, columns, scaled, graph.features.shape)
     return graph._replace(features=features, smoothed=_product(graph.adjacency, features))
 
 

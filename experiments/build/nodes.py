@@ -14,14 +14,14 @@ import numpy as np
 from cml_jax import tasks
 from cml_jax.data import graphs
 from cml_jax.graphs.block_graph import block_graph
-from cml_jax.graphs.graph import Graph, feature_scale, normalize_features
+from cml_jax.graphs.graph import Graph, feature_scale
 from cml_jax.graphs.subgraphs import Subgraphs, subgraphs, subgraphs_of
 from cml_jax.methods.amm_gnn import attribute_sets
 from cml_jax.methods.prepared_inputs import with_prepared_inputs
 from cml_jax.tasks.members import Members, members
 from cml_jax.types import Method
 from experiments.build.resolve import resolve
-from experiments.choices.data_sets import DataSet
+from experiments.choices.data_sets import FEATURES, DataSet
 from experiments.choices.key import ConfigError
 
 SPLITS = ("train", "validation", "test")
@@ -79,8 +79,7 @@ def node_tasks(row: DataSet, settings: Mapping[str, Any], needs: str, at_least: 
       ConfigError, ValueError: The graph, its classes and the settings do not fit.
     """
     graph = resolve(row.load)(settings)
-    if settings["data.features"] == "normalized":
-        graph = normalize_features(graph)
+    graph = resolve(FEATURES[settings["data.features"]])(graph)
     split = _split(row, settings, graph.labels, at_least)
     about = facts(graph, split)
     stored = graph.adjacency.starts, graph.adjacency.columns, graph.features, graph.labels
@@ -110,6 +109,11 @@ def on_subgraphs(data: OnGraph) -> Callable[[Method], Method]:
     """From a method on subgraphs to one on node ids."""
     prepare = partial(subgraphs_of, data.subgraphs)
     return lambda method: with_prepared_inputs(method, prepare)
+
+
+def as_stored(graph: Graph) -> Graph:
+    """Features as they are."""
+    return graph
 
 
 def _split(row, settings, labels, at_least):

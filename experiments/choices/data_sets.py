@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from experiments.choices.key import Key
+from experiments.choices.key import Key, choice
 
 
 class DataSet(NamedTuple):
@@ -36,6 +36,12 @@ class DataSet(NamedTuple):
 
 _WAYS = {"ways": Key(5, (2, 10_000), "classes in a task")}
 _FILES = {"dir": Key("", None, "folder of the data set's files")}
+# What may be done to the features of a graph's nodes: "module:function" from graph to graph.
+FEATURES = {
+    "scaled": "cml_jax.graphs:scale_features",
+    "stored": "experiments.build.nodes:as_stored",
+    "normalized": "cml_jax.graphs:normalize_features",
+}
 _SIZE = Key(0, (0, 512), "of images, in pixels; 0: the data set's own (folder: 84)")
 _AUGMENTATION = {
     "normalize": Key(False, None, "by each channel's mean and deviation over the training images"),
@@ -52,8 +58,11 @@ _CLASSES = {
     ),
     "split_file": Key("", None, "JSON (images: or CSV) of each split's classes"),
     "split_seed": Key(0, (0, 2**31 - 1), "draws which classes are where, and the block graph"),
-    "features": Key(
-        "stored", ("stored", "normalized"), "of nodes: as stored, or each row divided by its sum"
+    "features": choice(
+        "scaled",
+        FEATURES,
+        "of nodes: stored; scaled, divided by one number so that rows sum to 32 at most in the "
+        "mean; or normalized, each row divided by its sum",
     ),
 }
 

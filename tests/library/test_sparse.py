@@ -18,6 +18,7 @@ from cml_jax.graphs import (
     graph,
     matmul,
     normalize_features,
+    scale_features,
     sparse,
 )
 
@@ -159,7 +160,7 @@ def test_normalised_rows_of_real_counts(data_dir):
 def test_what_is_exported_is_there_and_rooms_form_no_circle():
     assert all(hasattr(graphs, name) for name in graphs.__all__)
     root = Path(cml_jax.__file__).parent
-    may_read = {"ops": {"ops"}, "graphs": {"graphs", "types"}}
+    may_read = {"ops": {"ops"}, "graphs": {"graphs", "types", "labels"}}
     for room, allowed in may_read.items():
         files = list((root / room).glob("*.py"))
         assert len(files) > 4
@@ -172,3 +173,34 @@ def test_what_is_exported_is_there_and_rooms_form_no_circle():
                     names = [alias.name for alias in node.names]
                 ours = [name.split(".") for name in names if name.startswith("cml_jax")]
                 assert {name[1] for name in ours} <= allowed, path
+
+
+@pytest.mark.parametrize("dense", FEATURES.values(), ids=FEATURES)
+def test_scaled_features_keep_their_proportions(dense):
+    made = stored_graph(dense)
+    mean = np.abs(np.asarray(dense, np.float64)).sum(1).mean()
+    assert scale_features(made, largest=mean + 1) is made
+    scaled = scale_features(made, largest=mean / 4)
+    every = jnp.arange(len(dense))
+    np.testing.assert_allclose(
+        dense_rows(scaled.features, every), np.asarray(dense) / 4, rtol=1e-6, atol=1e-7
+    )
+    np.testing.assert_allclose(scaled.smoothed, np.asarray(made.smoothed) / 4, rtol=1e-5, atol=1e-6)
+    assert scaled.smoothed.dtype == scaled.features.values.dtype == np.float32
+    again = scale_features(scaled, largest=mean / 4)
+    np.testing.assert_allclose(again.features.values, scaled.features.values, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["citeseer", "cora"])
+def test_citation_graphs_are_left_as_they_are(data_dir, name):
+    from cml_jax.data.graphs import load_graph
+
+    made = load_graph(name, data_dir)
+    assert scale_features(made) is made
+
+
+def test_scaled_rows_of_amazon(data_dir):
+    from cml_jax.data.graphs import load_graph
+
+    made = scale_features(load_graph("amazon_computer", data_dir))
+    np.testing.assert_allclose(feature_scale(made)["mean_row_sum"], 32, rtol=1e-5)

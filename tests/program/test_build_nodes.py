@@ -136,6 +136,13 @@ def test_features_are_as_stored_or_divided_by_their_sums():
     assert "1 in sum" in divided.description
 
 
+def test_features_are_scaled_only_where_they_are_large():
+    scaled, stored = (
+        build.problem(flat(small(**change))) for change in ({}, {"data.features": "stored"})
+    )
+    assert scaled.split_hash == stored.split_hash  # 10 in sum
+
+
 def test_another_graph_is_another_run(tmp_path):
     """By its path, and by what is in the file where the path is the same."""
     split = tmp_path / "split.json"
