@@ -80,7 +80,7 @@ def _sparse_pickle(path: Path) -> Any:
             raise pickle.UnpicklingError("reconstructs something else than a matrix")
         return Matrix()
 
-    also = {("collections", "defaultdict"): collections.defaultdict}
+    also: dict[tuple[str, str], Any] = {("collections", "defaultdict"): collections.defaultdict}
     for builtins in ("__builtin__", "builtins"):
         also |= {(builtins, "list"): list, (builtins, "object"): object}
     for copyreg in ("copy_reg", "copyreg"):
