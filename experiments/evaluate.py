@@ -15,12 +15,13 @@ from cml_jax.tasks import task_keys
 from experiments.build import Learner, Problem, Schedule
 from experiments.machine import processes
 from experiments.machine.devices import Plan
-from experiments.machine.placement import place
+from experiments.machine.feed import Feed
 from experiments.machine.stop_signals import stop_requested
 from experiments.report.plots import fits, learning_curve
 from experiments.run_folder import folder
 from experiments.run_folder.checkpoints import Checkpoints
 from experiments.run_folder.results import Results, describe, interval
+from experiments.run_folder.task_values import write_task_values
 from experiments.score import scorer
 from experiments.settings.record import record_data
 from experiments.train import health_check, initial_state
@@ -66,9 +67,9 @@ def evaluate(
     if not trained:
         raise ValueError(f"{workdir / folder.METRICS} has no report: restore it")
     params = processes.replicate(tree["params"], plan.replicated)
-    data = place(problem.data["test"], plan)
+    feed = Feed(problem.data["test"], plan, problem.draw, "test", learner.replicas.seed())
 
-    rows = []
+    rows, values_of_rows = [], []
     labels = learner.replicas.groups()
     modes = (True, False) if problem.batch_statistics else (True,)
     for steps in schedule.test_steps:
@@ -76,17 +77,19 @@ def evaluate(
             if stop_requested():
                 raise KeyboardInterrupt
             score = scorer(learner.replicas, problem, plan, method_of, "test", modes)
-            scores = score(params, data, count=schedule.test_tasks)
+            scores = score(params, feed, count=schedule.test_tasks)
             for transductive, values in zip(modes, scores, strict=True):
                 row = {"predicts": who, "num_steps": steps, "transductive": transductive}
                 values = np.asarray(values).reshape(-1, schedule.test_tasks)
                 for label, members in labels.items():
                     row |= {"run": label} if label else {}
                     rows.append(row | interval(problem.metric_name, values[members]))
+                    values_of_rows.append(values[members])
                     if processes.is_process_zero():
                         said = describe(problem.metric_name, rows[-1], len(modes) > 1)
                         print(f"test: {said}", file=sys.stderr)
 
+    feed.close()
     checkpoints.close()
     if not processes.is_process_zero():
         return None
@@ -118,6 +121,7 @@ def evaluate(
         | {"cml_jax": cml_jax.__version__},
         runs=_each_replica(learner, problem, validated, extra["step"]),
     )
+    write_task_values(workdir, values_of_rows)
     results.write(workdir)
     learning_curve(
         trained,

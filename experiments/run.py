@@ -123,6 +123,7 @@ def assemble(config: ConfigDict, problem: "Problem | None" = None) -> Parts:
     # Imported only here: a mistake in the settings is told before jax is loaded.
     from experiments import build
     from experiments.machine.devices import make_plan
+    from experiments.machine.feed import gather_on_host
 
     settings = flat(config)
     with _mistakes():
@@ -136,7 +137,11 @@ def assemble(config: ConfigDict, problem: "Problem | None" = None) -> Parts:
             small=made.small,
         )
         learner = build.learner(settings, made)
+        gather = gather_on_host(
+            config.plan.images, made.data, made.draw, len(learner.replicas.values)
+        )
     about = _about(settings, made, own=problem is not None)
+    plan = plan._replace(gather=gather)
     return Parts(learner, made, plan, build.schedule(settings), about)
 
 

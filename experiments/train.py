@@ -17,7 +17,8 @@ from experiments.build import Learner, Problem, Schedule
 from experiments.build.replicas import Replicas, side_by_side
 from experiments.machine import memory, processes
 from experiments.machine.devices import Plan
-from experiments.machine.placement import place, shared_bytes
+from experiments.machine.feed import Feed
+from experiments.machine.placement import shared_bytes
 from experiments.machine.stop_signals import stop_requested
 from experiments.run_folder import health
 from experiments.run_folder.best import Best, no_best
@@ -25,7 +26,7 @@ from experiments.run_folder.checkpoints import CheckpointError, Checkpoints
 from experiments.run_folder.folder import BEST, LAST, METRICS, read_rows
 from experiments.run_folder.metrics_file import MetricsFile
 from experiments.run_folder.progress import Progress
-from experiments.score import scorer
+from experiments.score import draw_batch, scorer
 from experiments.settings.record import record_data
 
 _NEW = {"seconds": 0.0, "lost": 0, "best": 0}  # what a checkpoint holds beside the state
@@ -71,8 +72,15 @@ def _train(learner, problem, plan, schedule, workdir, accept, closing):
 
     state = processes.replicate(state, plan.replicated)
     best = best._replace(params=processes.replicate(best.params, plan.replicated))
-    data = {split: place(problem.data[split], plan) for split in ("train", "validation")}
-    validate = _validation(learner, problem, plan, schedule, data["validation"])
+    train_feed, validation_feed = (
+        Feed(problem.data[split], plan, problem.draw, split, replicas.seed())
+        for split in ("train", "validation")
+    )
+    for feed in (train_feed, validation_feed):
+        closing.enter_context(contextlib.closing(feed))
+    validate = _validation(learner, problem, plan, schedule, validation_feed)
+    count = schedule.tasks_per_step
+    rows = train_feed.rows(count, plan.steps_per_dispatch)
     compare = step > 0 and accept is None
     processes.on_process_zero(lambda: record_data(problem.split_hash, workdir, compare))
     if accept is not None:
@@ -93,11 +101,12 @@ def _train(learner, problem, plan, schedule, workdir, accept, closing):
     if problem.description:
         progress.say(problem.description)
     progress.say("compiling")
+    data = train_feed.tasks(step * count, rows, count, 0)
     plan, advance = memory.fitting(
         plan,
-        lambda plan: compile_steps(learner, problem, plan, schedule, state, data["train"]),
+        lambda plan: compile_steps(learner, problem, plan, schedule, state, data),
         schedule.remat_auto,
-        shared_bytes(data["train"], plan),
+        shared_bytes(data, plan),
     )
     progress.say(f"plan: {plan}")
     if step:
@@ -112,8 +121,9 @@ def _train(learner, problem, plan, schedule, workdir, accept, closing):
     while not _ended(schedule, step, best) and not stop_requested():
         next_validation = (step // schedule.validate_every + 1) * schedule.validate_every
         boundary = min(next_validation, schedule.train_steps)
-        steps = min(plan.steps_per_dispatch, boundary - step)
-        state, seen = advance(state, data["train"], steps)
+        steps = min(rows, boundary - step)
+        data = train_feed.tasks(step * count, rows, count, steps)
+        state, seen = advance(state, data, steps)
         seen = jax.tree.map(np.asarray, seen)
         step += steps
         lost = lost + steps if (seen.skipped == steps).all() else 0
@@ -202,25 +212,25 @@ def compile_steps(
     """
     count = schedule.tasks_per_step
 
-    def one_step(swept, state, data):
+    def one_step(swept, state, data, row):
         key = jax.random.key(swept["seed"])
         keys = task_keys(key, "train", state.step * count, count)
         keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
-        tasks = jax.vmap(problem.train_sample, (0, None))(keys, data)
+        tasks = draw_batch(problem.train_sample, keys, data, row)
         return learner.meta_step(swept, state, tasks, data, plan.remat, plan.chunk)
 
-    def kept(swept, state, seen, data):
-        return health.keep_finite(state, *one_step(swept, state, data), seen)
+    def kept(swept, state, seen, data, row):
+        return health.keep_finite(state, *one_step(swept, state, data, row), seen)
 
     each = partial(side_by_side, learner.replicas)
-    first = each(lambda *step: health.nothing_seen(one_step(*step)[1]), (0, None))
-    one_more = each(kept, (0, 0, None))
+    first = each(lambda *step: health.nothing_seen(one_step(*step)[1]), (0, None, None))
+    one_more = each(kept, (0, 0, None, None))
     look = each(lambda _, *seen: health.look_at_params(*seen), (0, 0))
 
     def advance(state, data, steps):
-        shapes = jax.eval_shape(first, state, data)
+        shapes = jax.eval_shape(first, state, data, 0)
         carry = state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        state, seen = jax.lax.fori_loop(0, steps, lambda _, c: one_more(*c, data), carry)
+        state, seen = jax.lax.fori_loop(0, steps, lambda i, c: one_more(*c, data, i), carry)
         return state, look(seen, state.params)
 
     # Replicated, or a process would hold a part of the parameters only.
@@ -269,7 +279,7 @@ def _check_reports(schedule, workdir, restored):
         )
 
 
-def _validation(learner, problem, plan, schedule, data):
+def _validation(learner, problem, plan, schedule, feed):
     """`(params) -> (value, report)`: the value that decides which is best, `[]` or `[replicas]`."""
     scorers = {
         who: scorer(learner.replicas, problem, plan, method_of, "validation")
@@ -279,7 +289,7 @@ def _validation(learner, problem, plan, schedule, data):
     def validate(params):
         values = {}
         for who, score in scorers.items():
-            [scores] = score(params, data, count=schedule.validation_tasks)
+            [scores] = score(params, feed, count=schedule.validation_tasks)
             values[f"{who}/{problem.metric_name}"] = np.asarray(scores, np.float64).mean(-1)
         report = {}
         for metric, value in values.items():

@@ -22,9 +22,32 @@ class ImagePool(NamedTuple):
     members: Members
 
 
+class Gathered(NamedTuple):
+    """The images of an episode, gathered on the host where no device can hold the pool.
+
+    `episodes` makes the same task of them as of the pool, bit for bit:
+
+    >>> import numpy as np
+    >>> pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8)
+    >>> pool, key = ImagePool(pixels, consecutive_members([20, 10, 30])), jax.random.key(0)
+    >>> shape = {"ways": 2, "shots": 1, "queries": 5}
+    >>> drawn = drawn_episode(key, pool.members, **shape)
+    >>> task = episodes(key, Gathered(pixels[drawn.ids], drawn.copies), **shape)
+    >>> bool((task.query.inputs == episodes(key, pool, **shape).query.inputs).all())
+    True
+
+    Attributes:
+      pixels: uint8 `[ways, shots + queries, h, w, c]`, the support's first.
+      copies: int32 `[ways]` in 0, ..., 3: how many quarter turns each class gets.
+    """
+
+    pixels: Array
+    copies: Array
+
+
 def episodes(
     key: jax.Array,
-    images: ImagePool | jax.Array,
+    images: ImagePool | Gathered | jax.Array,
     *,
     ways: int,
     shots: int,
@@ -63,7 +86,8 @@ def episodes(
     Args:
       key: A typed key; the whole task is a function of it.
       images: A pool of images, such as `load_omniglot().train`; or, where all classes have the same
-        number of images, uint8 `[classes, images, h, w, c]`. NumPy or JAX arrays.
+        number of images, uint8 `[classes, images, h, w, c]`. NumPy or JAX arrays. Or what this key
+        draws, as `Gathered`.
       ways: Classes in the task.
       shots: Support images of a class, at least 1.
       queries: Query images of a class, at least 1.
@@ -82,27 +106,34 @@ def episodes(
     Reference: Vinyals et al., 2016, https://arxiv.org/abs/1606.04080; rotations: Santoro et al.,
     2016, https://arxiv.org/abs/1605.06065.
     """
-    pixels, members = images if isinstance(images, ImagePool) else _pool(images)
-    if pixels.ndim != 4 or pixels.dtype != jnp.uint8:
-        raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}: pass uint8 [N, h, w, c]")
-    height, width = pixels.shape[1:3]
-    if rotations and height != width:
-        raise ValueError(f"rotations of {height} x {width} images: pass square ones or turn it off")
     shape = {"ways": ways, "shots": shots, "queries": queries}
-    drawn = drawn_episode(key, members, **shape, rotations=rotations)
-    # One gather of the episode's own images, whatever the size of the data set.
-    episode = jnp.asarray(pixels)[drawn.ids]
+    enough = None
+    if isinstance(images, Gathered):
+        episode, copies = images
+        if episode.shape[:2] != (ways, shots + queries):
+            raise ValueError(
+                f"gathered images are {episode.shape} but {ways=}, {shots=}, {queries=}: gather "
+                "with the same numbers"
+            )
+        _check_pixels(episode[0], rotations)
+    else:
+        pixels, members = images if isinstance(images, ImagePool) else _pool(images)
+        _check_pixels(pixels, rotations)
+        drawn = drawn_episode(key, members, **shape, rotations=rotations)
+        # One gather of the episode's own images, whatever the size of the data set.
+        episode, copies = jnp.asarray(pixels)[drawn.ids], drawn.copies
+        if isinstance(members.counts, core.Tracer):
+            enough = members.counts[drawn.classes] >= shots + queries
     if rotations:
-        episode = jax.vmap(_quarter_turns)(episode, drawn.copies)
-    episode = episode.astype(jnp.float32) / 255
-    if isinstance(members.counts, core.Tracer):
-        enough = members.counts[drawn.classes] >= shots + queries
+        episode = jax.vmap(_quarter_turns)(jnp.asarray(episode), jnp.asarray(copies))
+    episode = jnp.asarray(episode).astype(jnp.float32) / 255
+    if enough is not None:
         episode = jnp.where(enough[:, None, None, None, None], episode, jnp.nan)
 
     def batch(examples: jax.Array) -> Batch:
         per_class = examples.shape[1]
         labels = jnp.repeat(jnp.arange(ways, dtype=jnp.int32), per_class)
-        return Batch(examples.reshape(ways * per_class, *pixels.shape[1:]), labels)
+        return Batch(examples.reshape(ways * per_class, *examples.shape[2:]), labels)
 
     return Task(batch(episode[:, :shots]), batch(episode[:, shots:]))
 
@@ -120,6 +151,14 @@ def drawn_episode(
     keys = jax.random.split(key, 1 + ways)
     copies = 4 if rotations else 1
     return draw_ids(keys, members, ways=ways, shots=shots, queries=queries, copies=copies)
+
+
+def _check_pixels(pixels, rotations):
+    if pixels.ndim != 4 or pixels.dtype != jnp.uint8:
+        raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}: pass uint8 [N, h, w, c]")
+    height, width = pixels.shape[1:3]
+    if rotations and height != width:
+        raise ValueError(f"rotations of {height} x {width} images: pass square ones or turn it off")
 
 
 def _pool(images: jax.Array) -> ImagePool:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from cml_jax.tasks.members import Drawn, Members
 from cml_jax.types import Batch, Loss, Method, Metric, Model, Noisy, Task
 from experiments.build import nodes, tasks
 from experiments.build.resolve import call, resolve
@@ -45,6 +46,8 @@ class Problem(NamedTuple):
       facts: What results.json says of the data, under "graph" or "images"; {} is nothing.
       description: What is said of the data when a run starts.
       class_names: `(key, split) -> names`, of the classes of the task that the key draws, or None.
+      draw: `(key, members, split) -> Drawn`, which images of an `ImagePool` the key's task has, if
+        the samplers also read `Gathered`: then images may be gathered on the host. Or None.
       curve: `(key, x [n, 1]) -> y [n, 1]`, the true curve of a regression task, for pictures.
       inputs: From data[split] to a wrapper of methods that changes their inputs, or None.
       method: "module:function" that takes the place of the method's own; "" does not.
@@ -68,6 +71,7 @@ class Problem(NamedTuple):
     facts: Mapping[str, Any] = {}
     description: str = ""
     class_names: Callable[[jax.Array, str], list[str]] | None = None
+    draw: Callable[[jax.Array, Members, str], Drawn] | None = None
     curve: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     inputs: Callable[[Any], Callable[[Method], Method]] | None = None
     method: str = ""
@@ -117,6 +121,7 @@ def problem(settings: Mapping[str, Any]) -> Problem:
         facts=source.facts,
         description=source.description,
         class_names=source.class_names,
+        draw=source.draw,
         curve=source.curve,
         inputs=nodes.on_subgraphs if network.needs == "subgraphs" else None,
         method=network.method,

@@ -23,6 +23,10 @@ class Replicas(NamedTuple):
         """The replicas' numbers, which follow a metric's name in reports; none for a single one."""
         return [str(i) for i in range(len(self.values))] if len(self.values) > 1 else []
 
+    def seed(self) -> int:
+        """The seed of the first replica."""
+        return int(self.values[0]["seed"])
+
     def groups(self) -> dict[str, list[int]]:
         """Replicas that differ in the seed alone: their label to their numbers."""
         grouped: dict[str, list[int]] = {}

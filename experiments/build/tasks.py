@@ -10,7 +10,7 @@ from cml_jax import tasks
 from cml_jax.data.types import Images
 from cml_jax.tasks import augment
 from cml_jax.tasks.episodes import drawn_episode
-from cml_jax.tasks.members import check_counts
+from cml_jax.tasks.members import Drawn, Members, check_counts
 from cml_jax.types import Task
 from experiments.build.nodes import SPLITS, in_words, node_tasks
 from experiments.build.resolve import call, resolve
@@ -30,6 +30,8 @@ class Source(NamedTuple):
       facts: What results.json says of the data, under "graph" or "images"; {} is nothing.
       description: What is said of the data when a run starts.
       class_names: `(key, split) -> names`, of the classes of the task that the key draws, or None.
+      draw: `(key, members, split) -> Drawn`, which images the key's task has; None where tasks are
+        not of images.
       curve: `(key, x [n, 1]) -> y [n, 1]`, the truth behind a regression task, or None.
     """
 
@@ -40,6 +42,7 @@ class Source(NamedTuple):
     facts: Mapping[str, Any] = {}
     description: str = ""
     class_names: Callable[[jax.Array, str], list[str]] | None = None
+    draw: Callable[[jax.Array, Members, str], Drawn] | None = None
     curve: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
 
@@ -86,6 +89,10 @@ def images(row: DataSet, settings: Settings, needs: str = "") -> Source:
                 f"--config.data.ways{more}"
             )
         check_counts(splits.split(split).members.counts, names, sum(shape.values()))
+
+    def draw(key, members, split):
+        return drawn_episode(key, members, ways=ways, rotations=rotations, **shapes[split])
+
     return Source(
         partial(train_sample, **train),
         partial(test_sample, **test),
@@ -93,7 +100,8 @@ def images(row: DataSet, settings: Settings, needs: str = "") -> Source:
         splits.split_hash,
         {"images": image_facts(splits)},
         _images_in_words(splits),
-        partial(_class_names, splits, shapes, ways, rotations),
+        partial(_class_names, splits, draw),
+        draw,
     )
 
 
@@ -106,10 +114,9 @@ def nodes(row: DataSet, settings: Settings, needs: str = "") -> Source:
     return Source(train, test, data, split_hash, {"graph": facts}, in_words(facts))
 
 
-def _class_names(splits, shapes, ways, rotations, key, split):
+def _class_names(splits, draw, key, split):
     """Names of the classes that a task has, with the turn where turns are classes."""
-    members, names = splits.split(split).members, getattr(splits.classes, split)
-    drawn = drawn_episode(key, members, ways=ways, rotations=rotations, **shapes[split])
+    names, drawn = getattr(splits.classes, split), draw(key, splits.split(split).members, split)
     turned = ["" if not turn else f", turned {90 * turn}°" for turn in drawn.copies.tolist()]
     return [names[i] + turn for i, turn in zip(drawn.classes.tolist(), turned, strict=True)]
 

@@ -14,6 +14,7 @@ class Plan(NamedTuple):
       remat: Whether inner steps are computed again in the backward pass, for less memory.
       tasks: Sharding of an array whose first axis is tasks.
       replicated: Sharding of everything else.
+      gather: Whether images are gathered on the host, ahead of the devices.
       memory: Bytes that a dispatch needs, as the compiler counts them; 0 before it has.
     """
 
@@ -23,6 +24,7 @@ class Plan(NamedTuple):
     remat: bool
     tasks: object
     replicated: object
+    gather: bool = False
     memory: int = 0
 
     def __str__(self):
@@ -36,6 +38,8 @@ class Plan(NamedTuple):
         processes = len({device.process_index for device in self.tasks.mesh.devices.flat})
         if processes > 1:
             parts[0] += f" of {processes} processes"
+        if self.gather:
+            parts.append("images gathered on the host")
         if self.memory:
             parts.append(f"{self.memory / 1e9:.2f} GB")
         return ", ".join(parts)

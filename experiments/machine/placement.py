@@ -45,7 +45,7 @@ def shared_bytes(data: Any, plan: Plan) -> int:
 
     A compiler counts them for every device: see `experiments.machine.memory.memory_needed`.
     """
-    if plan.replicated.mesh.devices.flat[0].platform != "cpu":
+    if plan.gather or plan.replicated.mesh.devices.flat[0].platform != "cpu":
         return 0
     return sum(leaf.nbytes for leaf in jax.tree.leaves(data))
 

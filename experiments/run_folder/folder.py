@@ -4,6 +4,7 @@ config.json         the settings that the run was started with
 data.json           the digest of the data that it was trained on
 metrics.jsonl       one report a line
 results.json        the final test
+task_values.npz     what every test task got
 lock                the process that is at work in the folder
 last/, best/        checkpoints: to resume from, and to test
 tensorboard/        the reports for TensorBoard
@@ -23,6 +24,7 @@ CONFIG = "config.json"
 DATA = "data.json"
 METRICS = "metrics.jsonl"
 RESULTS = "results.json"
+TASK_VALUES = "task_values.npz"
 LOCK = "lock"
 LAST, BEST = "last", "best"
 TENSORBOARD = "tensorboard"
@@ -193,8 +195,9 @@ def remove_temporary_files(workdir: Path) -> None:
     Args:
       workdir: The run's folder, locked: another process may be writing just now.
     """
-    for left in workdir.glob(".*.json*.*"):
-        left.unlink()
+    for pattern in (".*.json*.*", f".{TASK_VALUES}.*"):
+        for left in workdir.glob(pattern):
+            left.unlink()
 
 
 def _read_bytes(path: str | os.PathLike, most: int) -> bytes:

@@ -83,6 +83,11 @@ _GENERAL = {
     "plan.devices": Key(0, (0, 65_536), "devices that share the tasks; 0: chosen"),
     "plan.steps_per_dispatch": Key(0, (0, 1_000_000), "meta-steps per call; 0: chosen"),
     "plan.remat": Key("auto", ("auto", "on", "off"), "inner steps computed again: less memory"),
+    "plan.images": Key(
+        "auto",
+        ("auto", "device", "host"),
+        "where image sets are: on each device, or on the host, gathered ahead of the devices",
+    ),
     "plan.malloc": Key(True, None, "huge pages, freed memory kept (glibc); restarts the program"),
     "plan.compilation_cache": Key(True, None, "keep compiled programs in the user's cache folder"),
     "hosts.coordinator": Key("", None, "HOST:PORT of process 0, where the others find it"),
