@@ -68,19 +68,23 @@ def of_methods(
     return table
 
 
-def of_commands(runs: Mapping[str, Results], commands: Mapping[str, str]) -> str:
-    """A table with the command of every run, its best step and its time.
+def of_commands(
+    runs: Mapping[str, Results], commands: Mapping[str, str], far: Mapping[str, str]
+) -> str:
+    """A table with the command of every run, how far it got, its best step and its time.
 
     Args:
       runs: Label to results.
       commands: Label to command.
+      far: Label to the steps that were trained, in words.
     """
     rows = []
     for label, run in runs.items():
         each = run.runs or [{"best_step": run.validation["step"]}]
         steps = ", ".join(str(one["best_step"]) for one in each)
-        rows.append([label, steps, f"{run.wall_seconds / 60:.1f}", f"`{commands[label]}`"])
-    return markdown(["run", "best step", "minutes of training", "command"], rows)
+        minutes = "-" if run.wall_seconds is None else f"{run.wall_seconds / 60:.1f}"
+        rows.append([label, far[label], steps, minutes, f"`{commands[label]}`"])
+    return markdown(["run", "steps", "best step", "minutes of training", "command"], rows)
 
 
 def cells_of(runs: Mapping[str, Results]) -> Cells:

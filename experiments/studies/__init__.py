@@ -1,5 +1,6 @@
 """Lists of runs, by the name of their study: `python -m experiments.study NAME` makes them."""
 
+from experiments.studies.images import CIFAR_FS, FC100, MINI_IMAGENET
 from experiments.studies.methods import METHODS
 from experiments.studies.nodes import NODES
 from experiments.studies.omniglot import OMNIGLOT
@@ -12,4 +13,7 @@ STUDIES: dict[str, Study] = {
     "sinusoid_agreement": SINUSOID_AGREEMENT,
     "methods": METHODS,
     "nodes": NODES,
+    "cifar_fs": CIFAR_FS,
+    "fc100": FC100,
+    "mini_imagenet": MINI_IMAGENET,
 }

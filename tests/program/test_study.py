@@ -4,15 +4,17 @@ import dataclasses
 import json
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from experiments import study
-from experiments.report import pages, table
+from experiments.report import cells, pages, study_pages, table
 from experiments.run_folder.results import Results, interval
 from experiments.studies import STUDIES, Study
+from experiments.studies.study import cells_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,11 +25,11 @@ def texts(docs):
 
 def test_the_pages_are_those_that_the_stored_numbers_give(tmp_path):
     docs = shutil.copytree(ROOT / "docs", tmp_path / "docs")
-    assert {path.stem for path in (docs / "results").glob("*.md")} == set(STUDIES)
+    assert {path.stem for path in (docs / "results").glob("*.md")} <= set(STUDIES)
     for page in ("results/omniglot.md", "results/nodes.md"):  # what is generated is not believed
         path = docs / page
         path.write_text(re.sub(r"(?m)^(\| .*) ± ", r"\1 ± 9", path.read_text()))
-    study.write_pages(docs)
+    study_pages.write_pages(docs, STUDIES)
     assert texts(docs) == texts(ROOT / "docs")
 
 
@@ -52,13 +54,13 @@ def made(metric, values, predicts="meta-learner", steps=(1,), **more):
 
 def test_repeats_are_one_result_with_an_interval_over_them():
     repeats = [made("rank", [value, value + 1.0]) for value in (1.0, 2.0, 4.0)]
-    whole = study.combined(repeats)
+    whole = cells.combined(repeats)
     expected = interval("rank", [[1.5], [2.5], [4.5]])
     assert whole.test["values"] == [1.5, 2.5, 4.5] and whole.test["num_tasks"] == 2
     assert whole.test["rank"] == expected["rank"] and whole.test["ci95"] == expected["ci95"]
     assert whole.test["num_seeds"] == 3 and whole.wall_seconds == 270
     assert whole.runs == [{"best_step": 7}] * 3
-    assert study.combined(repeats[:1]) is repeats[0]
+    assert cells.combined(repeats[:1]) is repeats[0]
 
 
 OWN = Study(
@@ -71,18 +73,77 @@ OWN = Study(
 )
 
 
-def test_runs_become_a_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "_RUNS", tmp_path / "runs")
-    monkeypatch.setattr(study, "STUDIES", {"own": OWN})
-    reached = {"1-shot-a": (0.5, 0.7), "1-shot-a-cml": (0.6, 0.7), "5-shot-probing": (0.2, 0.3)}
-    for name, means in reached.items():
-        for i, mean in enumerate(means):
-            made("accuracy", [mean - 0.1, mean + 0.1]).write(tmp_path / "runs/own" / name / str(i))
+@pytest.fixture
+def docs(tmp_path, monkeypatch):
+    """The folder of an empty page of results; runs and pages are beside it."""
+    monkeypatch.chdir(tmp_path)
     docs = tmp_path / "docs"
     (docs / "results").mkdir(parents=True)
     (docs / "results.md").write_text("<!-- generated: studies -->\n<!-- end -->\n")
-    study.collect("own", OWN, docs / "results")
-    study.write_pages(docs)
+    return docs
+
+
+REACHED = {"1-shot-a": (0.5, 0.7), "1-shot-a-cml": (0.6, 0.7), "5-shot-probing": (0.2, 0.3)}
+
+
+class Runs:
+    """In the place of the program: writes what a run reaches, or fails, or is stopped."""
+
+    TimeoutExpired, CompletedProcess = subprocess.TimeoutExpired, subprocess.CompletedProcess
+
+    def __init__(self, fails="", slow=""):
+        self.fails, self.slow, self.started, self.signals = fails, slow, [], []
+
+    def Popen(self, command, **_):
+        self.started.append(" ".join(command[1:]))
+        workdir = Path(command[-1].removeprefix("--workdir="))
+        runs = self
+
+        class Process:
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                pass
+
+            def wait(self, seconds=None):
+                if runs.fails and str(workdir).endswith(runs.fails):
+                    return 1
+                if runs.slow and str(workdir).endswith(runs.slow):
+                    if seconds is not None:
+                        raise subprocess.TimeoutExpired("run", seconds)
+                    return 1
+                runs.reach(workdir)
+                return 0
+
+            def send_signal(self, number):
+                runs.signals.append(number)
+
+        return Process()
+
+    def run(self, command, **_):
+        self.started.append(" ".join(command[1:]))
+        self.reach(Path(command[-2].removeprefix("--workdir=")))
+        return subprocess.CompletedProcess(command, 0)
+
+    def reach(self, workdir):
+        mean = REACHED[workdir.parent.name][int(workdir.name)]
+        protocol = {"train_steps": 900}
+        made("accuracy", [mean - 0.1, mean + 0.1], protocol=protocol).write(workdir)
+        rows = [{"step": i, "validation/accuracy": min(0.1 * i, 0.8)} for i in range(1, 41)]
+        (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def make(monkeypatch, runs, wanted=None, **how):
+    monkeypatch.setattr(study, "subprocess", runs)
+    wanted = cells_of("own", OWN) if wanted is None else wanted
+    return study.run_all("own", OWN, wanted, jobs=1, **how)
+
+
+def test_runs_become_a_page(docs, monkeypatch):
+    assert make(monkeypatch, Runs())
+    study_pages.draw("own", OWN, docs / "results")
+    study_pages.write_pages(docs, {"own": OWN})
     stored = json.loads((docs / "results" / "own.json").read_text())
     command = stored["1-shot: A + CML"]["command"]
     assert command.endswith("--config=configs/glyphs.py --config.co_learner=conv")
@@ -96,32 +157,49 @@ def test_runs_become_a_page(tmp_path, monkeypatch):
     assert "| A | 60.00 ± 127.06 | - |" in page
     assert "| A + CML | 65.00 ± 63.53 (+5.0 ± 63.5) | - |" in page
     assert "2 test tasks for each of 2 seeds, intervals over seeds, 1 x cpu." in page
-    assert "| 1-shot: A + CML | 7, 7 | 3.0 | `python -m experiments.main" in page
+    assert "| 1-shot: A + CML | 40, flat | 7, 7 | 3.0 | `python -m experiments.main" in page
     assert "| [own](results/own.md) |" in (docs / "results.md").read_text()
 
     # What was written by hand stays.
     (docs / "results" / "own.md").write_text(page.replace("## Found\n", "## Found\n\nIt works.\n"))
-    study.write_pages(docs)
+    study_pages.write_pages(docs, {"own": OWN})
     assert "\nIt works.\n" in (docs / "results" / "own.md").read_text()
     assert "| It works. |" in (docs / "results.md").read_text()
 
 
-@pytest.mark.parametrize("code", [0, 1])
-def test_every_run_of_every_repeat_is_started(monkeypatch, tmp_path, code):
-    started = []
-
-    def run(command, **_):
-        started.append(" ".join(command[1:]))
-        return subprocess.CompletedProcess(command, code if "1-shot-a-cml/1" in command[-1] else 0)
-
-    monkeypatch.setattr(study.subprocess, "run", run)
-    assert study.run_all("own", OWN, jobs=1) == (code == 0)
+@pytest.mark.parametrize("fails", ["", "1-shot-a-cml/1"])
+def test_every_run_of_every_repeat_is_started(monkeypatch, docs, fails):
+    runs = Runs(fails)
+    assert make(monkeypatch, runs) == (not fails)
     # After a run that failed, those that wait are not started.
-    assert len(started) == 6 if code == 0 else 4 <= len(started)
-    assert started[1] == (
+    assert len(runs.started) == 6 if not fails else 4 <= len(runs.started)
+    assert runs.started[1] == (
         "-m experiments.main --config=configs/glyphs.py --config.seed=1 "
         "--workdir=runs/own/1-shot-a/1"
     )
+
+
+def test_what_is_stored_is_not_made_again(monkeypatch, docs):
+    """Also on another machine, where the runs' folders are not."""
+    assert not make(monkeypatch, Runs(fails="1-shot-a-cml/1"))
+    shutil.rmtree("runs")
+    again = Runs()
+    assert make(monkeypatch, again)
+    assert [line.rpartition("own/")[2] for line in again.started][:1] == ["1-shot-a-cml/1"]
+
+
+def test_a_run_that_takes_too_long_is_tested_as_far_as_it_is(monkeypatch, docs):
+    [first, *_] = cells_of("own", OWN)
+    runs = Runs(slow="1-shot-a/0")
+    assert make(monkeypatch, runs, [first], minutes=0.5)
+    assert runs.signals == [signal.SIGTERM] and runs.started[-1].endswith(" --evaluate")
+    entry = json.loads((docs / "results" / "own.json").read_text())["1-shot: A"]
+    assert cells.how_far(entry) == "40 of 900, flat"
+    assert not (first.workdir / "results.json").exists()  # so that it goes on the next time
+    assert make(monkeypatch, runs := Runs(), [first]) and len(runs.started) == 1
+    entry = json.loads((docs / "results" / "own.json").read_text())["1-shot: A"]
+    assert cells.how_far(entry) == "40, flat"
+    assert make(monkeypatch, runs := Runs(), [first]) and not runs.started
 
 
 def test_a_metric_of_any_name_has_a_table():
@@ -167,6 +245,8 @@ def test_what_a_page_says():
         (["omniglot", "--pages"], "give --pages alone"),
         (["omniglott"], "there is no study omniglott: choose from omniglot, "),
         (["omniglot", "--jobs=9999"], "--jobs=9999: needs 1 to "),
+        (["omniglot", "--only=x"], "--only=x is in no label of omniglot: leave it out"),
+        (["omniglot", "--minutes=0"], "--minutes=0.0: give a positive number"),
     ],
 )
 def test_mistakes_are_told(monkeypatch, capsys, arguments, message):

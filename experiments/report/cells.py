@@ -1,0 +1,138 @@
+"""What is stored of a study: every run that has ended, and how far it got.
+
+docs/results/NAME.json holds, for each label, its command and its cells: repeat to the entries of
+results.json, with "progress" and "curve". A cell is stored as soon as its run has ended, so that a
+study goes on where it was, on another machine too. "all" stands for repeats that were stored as
+one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.run_folder import folder
+from experiments.run_folder.results import Results, interval
+
+Stored = dict[str, dict[str, Any]]
+
+_POINTS = 200  # of a curve that are kept
+
+
+def load(path: Path) -> Stored:
+    """What is stored; {} where there is nothing yet.
+
+    Raises:
+      ValueError: The file is damaged.
+    """
+    return folder.read_json(path) if path.exists() else {}
+
+
+def is_done(stored: Stored, label: str, repeat: str) -> bool:
+    """Whether a cell is stored and its run had come to its end."""
+    cells = stored.get(label, {}).get("cells", {})
+    own = cells.get("all") or cells.get(repeat)
+    return own is not None and own.get("progress", {}).get("ended", True)
+
+
+def store(
+    path: Path, label: str, repeat: str, command: str, results: Results, rows, ended: bool
+) -> None:
+    """Adds a cell, or replaces it.
+
+    Args:
+      path: The file; it is made.
+      label: Label of the run.
+      repeat: The number of its repeat, as text.
+      command: Its command, without the settings of the repeat.
+      results: Its results.
+      rows: Its rows of metrics.jsonl.
+      ended: Whether its training came to the end.
+    """
+    stored = load(path)
+    name = f"validation/{results.metric}"
+    curve = [[row["step"], row[name]] for row in rows if row.get(name) is not None]
+    progress = {"step": rows[-1]["step"] if rows else 0, "ended": ended, "flat": flat(curve)}
+    every = -(-len(curve) // _POINTS) or 1
+    cell = results.to_dict() | {"progress": progress, "curve": curve[::every]}
+    entry = stored.setdefault(label, {"cells": {}})
+    entry["command"] = command
+    entry["cells"].pop("all", None)
+    entry["cells"][repeat] = cell
+    folder.write_json(path, stored)
+
+
+def flat(curve: Sequence[Sequence[float]]) -> bool:
+    """Whether a curve had flattened: its last quarter is where the quarter before it was.
+
+    The means of the two differ by less than a twentieth of the way from the first value to the
+    best mean of a quarter.
+
+    >>> flat([[i, 1 - 0.5**i] for i in range(20)]), flat([[i, i] for i in range(20)])
+    (True, False)
+
+    Args:
+      curve: Pairs of a step and a value.
+    """
+    values = np.array([value for _, value in curve], float)
+    if len(values) < 8:
+        return False
+    third, last = (part.mean() for part in np.array_split(values, 4)[2:])
+    return bool(abs(last - third) < 0.05 * max(abs(third - values[0]), abs(last - values[0])))
+
+
+def results_of(entry: Mapping[str, Any]) -> Results:
+    """The results of a label's cells as one, with the mean and the interval over them.
+
+    Args:
+      entry: What is stored of the label.
+    """
+    return combined([Results.from_dict(_bare(cell)) for _, cell in sorted(entry["cells"].items())])
+
+
+def curve_of(entry: Mapping[str, Any], name: str) -> list[folder.Row]:
+    """The curve of a label's first cell, as rows of metrics.jsonl with the number `name`."""
+    cells = entry["cells"]
+    return [{"step": step, name: value} for step, value in cells[min(cells)].get("curve", ())]
+
+
+def how_far(entry: Mapping[str, Any]) -> str:
+    """In words, how far the runs of a label got."""
+    said = []
+    for _, cell in sorted(entry["cells"].items()):
+        progress = cell.get("progress")
+        if progress is None:
+            continue
+        text = f"{progress['step']:,}"
+        text += "" if progress["ended"] else f" of {cell['protocol']['train_steps']:,}"
+        said.append(text + (", flat" if progress["flat"] else ", still moving"))
+    return "; ".join(dict.fromkeys(said)) or "-"
+
+
+def combined(repeats: Sequence[Results]) -> Results:
+    """The results of repeats as one, with the mean and the interval over them.
+
+    Args:
+      repeats: The results of each, with the same tests.
+    """
+    first, metric = repeats[0], repeats[0].metric
+    if len(repeats) == 1:
+        return first
+    tests = []
+    for same in zip(*(run.test_all for run in repeats), strict=True):
+        values = [test[metric] for test in same]
+        over = interval(metric, [[value] for value in values])
+        tests.append({**same[0], **over, "num_tasks": same[0]["num_tasks"], "values": values})
+    return replace(
+        first,
+        test=tests[0],
+        test_all=tests,
+        wall_seconds=sum(run.wall_seconds or 0 for run in repeats),
+        runs=[{"best_step": run.validation["step"]} for run in repeats],
+    )
+
+
+def _bare(cell: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in cell.items() if key not in ("progress", "curve")}

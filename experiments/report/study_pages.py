@@ -1,0 +1,93 @@
+"""The pages of studies, from what is stored of their runs."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from experiments.report import cells, pages, plots, table
+from experiments.run_folder import folder
+from experiments.studies.study import Study, cells_of, file_name
+
+
+def write_pages(docs: Path, studies: Mapping[str, Study]) -> None:
+    """Fills the page of every study that has one, and the page that leads to them.
+
+    Args:
+      docs: The folder of results.md and of results/.
+      studies: Name to study.
+    """
+    written = {}
+    for name, study in studies.items():
+        path = docs / "results" / f"{name}.md"
+        if path.exists():
+            page = path.read_text(encoding="utf-8")
+            parts = page_parts(name, study, docs / "results", pages.words(page).title)
+            written[name] = pages.fill(page, parts)
+            path.write_text(written[name], encoding="utf-8")
+    path = docs / "results.md"
+    filled = pages.fill(path.read_text(encoding="utf-8"), {"studies": pages.front(written)})
+    path.write_text(filled, encoding="utf-8")
+
+
+def draw(name: str, study: Study, results: Path) -> None:
+    """Draws the pictures of a study, and makes its page where there is none.
+
+    Args:
+      name: Name of the study.
+      study: Its runs.
+      results: The folder of NAME.json, of the page and of the pictures.
+    """
+    stored = cells.load(results / f"{name}.json")
+    page, picture = results / f"{name}.md", results / f"{name}.png"
+    if not page.exists():
+        page.write_text(pages.NEW_PAGE.format(name=name), encoding="utf-8")
+    title = pages.words(page.read_text(encoding="utf-8")).title
+    for cell in cells_of(name, study):
+        fits = cell.workdir / folder.FITS
+        if cell.repeat == "0" and fits.exists():
+            shutil.copy(fits, results / f"{name}-{file_name(cell.label)}.png")
+    if study.curve:
+        curves = {label: cells.curve_of(entry, study.curve) for label, entry in stored.items()}
+        plots.compare({k: rows for k, rows in curves.items() if rows}, picture, title, study.curve)
+        return
+    runs = {label: cells.results_of(entry) for label, entry in stored.items()}
+    found = table.cells_of(runs)
+    if study.base:  # too many rows for a picture: CML-dagger is in the table
+        found = {row: cell for row, cell in found.items() if "CML-dagger" not in row}
+    plots.points(found, picture, title, table.metric_of(runs))
+
+
+def page_parts(name: str, study: Study, results: Path, title: str) -> dict[str, str]:
+    """The generated parts of a study's page.
+
+    Args:
+      name: Name of the study.
+      study: Its runs.
+      results: The folder of NAME.json and of the pictures.
+      title: Title of the page.
+    """
+    stored = cells.load(results / f"{name}.json")
+    order = [label for label in (*study.runs, *study.probes) if label in stored]
+    runs = {label: cells.results_of(stored[label]) for label in order}
+    if study.base or not study.curve:
+        numbers = table.of_methods(runs, study.base, study.beside)
+    else:
+        numbers = table.of_tests(runs)
+    first = runs[order[0]]
+    tasks = f"{first.test['num_tasks']} test tasks"
+    if seeds := first.test.get("num_seeds"):
+        tasks += f" for each of {seeds} seeds, intervals over seeds"
+    missing = [label for label in (*study.runs, *study.probes) if label not in stored]
+    left = f"\n\nNot run yet: {', '.join(missing)}." if missing else ""
+    pictures = [f"![{title}]({name}.png)"]
+    for label in order:
+        file = f"{name}-{file_name(label)}.png"
+        if (results / file).exists():
+            pictures.append(f"{label}: the first test tasks\n\n![{label}]({file})")
+    commands = {label: stored[label]["command"] for label in order}
+    far = {label: cells.how_far(stored[label]) for label in order}
+    return {
+        "table": f"{numbers}\n\n{tasks}, {first.plan}.{left}",
+        "pictures": "\n\n".join(pictures),
+        "commands": table.of_commands(runs, commands, far),
+    }
