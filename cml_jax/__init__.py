@@ -24,9 +24,11 @@ from cml_jax.methods import (
     maml_plus_plus,
     meta_sgd,
     multi_step_weights,
+    proto_net,
     reptile,
     reptile_released,
     sharp_maml,
+    unicorn_maml,
 )
 from cml_jax.step import evaluate, init, meta_gradient, meta_step, task_gradients
 from cml_jax.types import (
@@ -76,10 +78,12 @@ __all__ = [
     "meta_sgd",
     "meta_step",
     "multi_step_weights",
+    "proto_net",
     "reptile",
     "reptile_released",
     "sharp_maml",
     "squared_error",
     "task_gradients",
+    "unicorn_maml",
     "uniform",
 ]

@@ -30,7 +30,7 @@ def cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     >>> print(cross_entropy(logits, jnp.array([0, 2])).round(4))  # -(log 1/2 + log 3/4) / 2
     0.4904
     """
-    valid = _check_classes(outputs, targets)
+    valid = check_classes(outputs, targets)
     if valid is not None:
         targets = jnp.where(valid, targets, 0)
     logits = jnp.take_along_axis(outputs, targets[:, None], 1).take(0, 1)
@@ -86,13 +86,13 @@ def accuracy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     >>> print(accuracy(jnp.array([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0]]), jnp.array([0, 1, 1])))
     0.6666667
     """
-    valid = _check_classes(outputs, targets)
+    valid = check_classes(outputs, targets)
     predicted = outputs.argmax(-1)
     share = jnp.mean(predicted == targets.astype(predicted.dtype), dtype=jnp.float32)
     return share if valid is None else jnp.where(valid.all(), share, jnp.nan)
 
 
-def _check_classes(outputs, targets):
+def check_classes(outputs, targets):
     """Which traced targets are classes of `outputs`, bool `[n]`; None for known ones, which are."""
     chex.assert_rank(outputs, 2, custom_message="outputs must be logits [n, ways]")
     chex.assert_shape(targets, outputs.shape[:1], custom_message="targets must be [n] like outputs")

@@ -26,7 +26,13 @@ def uniform(displacements: PyTree) -> jax.Array:
     return jnp.full(leaf.shape[:1], 1 / leaf.shape[0], np.promote_types(leaf.dtype, np.float32))
 
 
-def gradient_agreement(displacements: PyTree) -> jax.Array:
+def gradient_agreement(
+    displacements: PyTree,
+    *,
+    share: jax.typing.ArrayLike = 1.0,
+    normalized: bool = False,
+    cut: bool = False,
+) -> jax.Array:
     """Weights by how well the update of each task agrees with the updates of all tasks.
 
         w_i = sum_j g_i.g_j / sum_k |sum_j g_k.g_j| = g_i.s / sum_k |g_k.s|,   s = sum_j g_j
@@ -42,9 +48,16 @@ def gradient_agreement(displacements: PyTree) -> jax.Array:
     The weights are constants of the outer loop (stop_gradient), as the paper's derivation (eqs.
     9-13) treats them without saying so.
 
+    The three options are ours. `share` is lambda in lambda w_i + (1 - lambda) / T, a blend with the
+    mean. `normalized` compares g_i / |g_i|, so that tasks with long updates do not decide what the
+    others agree with. `cut` sets negative weights to zero, before dividing by their sum.
+
     Args:
       displacements: What each task moved away from, `g_i = theta - theta_i`: a tree with leaves
         `[T, ...]`, of the parameters that adapt.
+      share: lambda, from 0 (the mean) to 1 (the paper's weights); may be traced.
+      normalized: Whether displacements are divided by their norms.
+      cut: Whether negative weights are set to zero.
 
     Returns:
       The weights `[T]`, float32 (float64 for float64 displacements).
@@ -54,20 +67,34 @@ def gradient_agreement(displacements: PyTree) -> jax.Array:
     The first two of these tasks agree; the third one disagrees with them:
 
     >>> import jax.numpy as jnp
-    >>> print(gradient_agreement({"head": jnp.array([[2.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])}))
+    >>> tasks = {"head": jnp.array([[2.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])}
+    >>> print(gradient_agreement(tasks))
     [ 0.5   0.25 -0.25]
+    >>> print(gradient_agreement(tasks, cut=True).round(2))
+    [0.67 0.33 0.  ]
+    >>> print(gradient_agreement(tasks, normalized=True, share=0.5).round(2))
+    [0.33 0.33 0.  ]
     """
     leaves = jax.tree.leaves(jax.lax.stop_gradient(displacements))
     num_tasks = leaves[0].shape[0]
     # NumPy's promotion: that of jax refuses two dtypes where the user has made it strict.
     agreement = jnp.zeros((num_tasks,), np.promote_types(leaves[0].dtype, np.float32))
+    flat = [leaf.reshape(num_tasks, -1).astype(agreement.dtype) for leaf in leaves]
+    if normalized:
+        norms = jnp.sqrt(sum(jnp.square(g).sum(1, keepdims=True) for g in flat))
+        flat = [g / jnp.where(norms > 0, norms, 1) for g in flat]
     squares = jnp.zeros((), agreement.dtype)
-    for leaf in leaves:
-        g = leaf.reshape(num_tasks, -1).astype(agreement.dtype)
+    for g in flat:
         # An elementwise product and a sum: a matrix-vector product may round to bfloat16 or TF32.
         agreement += (g * g.sum(0, keepdims=True)).sum(1)
         squares += jnp.square(g).sum()
+    if cut:
+        agreement = jnp.maximum(agreement, 0)
     total = jnp.abs(agreement).sum()
     # Where displacements cancel, what rounding leaves of them says nothing about agreement.
     agrees = total > num_tasks * jnp.finfo(agreement.dtype).eps * squares
-    return jnp.where(agrees, agreement / jnp.where(agrees, total, 1), 1 / num_tasks)
+    weights = jnp.where(agrees, agreement / jnp.where(agrees, total, 1), 1 / num_tasks)
+    if isinstance(share, int | float) and share == 1:
+        return weights
+    share = jnp.asarray(share, weights.dtype)
+    return share * weights + (1 - share) / num_tasks

@@ -7,8 +7,10 @@ from cml_jax.methods.maml import anil, boil, fomaml, maml
 from cml_jax.methods.maml_plus_plus import maml_plus_plus, multi_step_weights
 from cml_jax.methods.meta_sgd import meta_sgd
 from cml_jax.methods.prepared_inputs import with_prepared_inputs
+from cml_jax.methods.proto_net import proto_net
 from cml_jax.methods.reptile import reptile, reptile_released
 from cml_jax.methods.sharp_maml import sharp_maml
+from cml_jax.methods.unicorn_maml import unicorn_maml
 
 __all__ = [
     "Matched",
@@ -25,8 +27,10 @@ __all__ = [
     "maml_plus_plus",
     "meta_sgd",
     "multi_step_weights",
+    "proto_net",
     "reptile",
     "reptile_released",
     "sharp_maml",
+    "unicorn_maml",
     "with_prepared_inputs",
 ]

@@ -138,7 +138,7 @@ def meta_step(
       remat, chunk: As in `cml_jax.maml` and `cml_jax.meta_step`.
     """
     weighting = WEIGHTINGS[settings["weighting"]]
-    own = {name: settings[name] for name in weighting.keys}
+    own = {name.removeprefix("agreement_"): settings[name] for name in weighting.keys}
     more = {"weigh_on": own.pop("weigh_on")} if "weigh_on" in own else {}
     if extra := METHODS[settings["method"]].meta_step:
         more |= resolve(extra)(settings)

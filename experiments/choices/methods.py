@@ -19,6 +19,7 @@ class MethodRow(NamedTuple):
       keys: The settings that it reads.
       dagger: Whether CML-dagger as the paper writes it is defined for it.
       first_order: Whether it is always first-order.
+      targets: "classes" where it is for those alone; "" is any.
       needs_co_learner: Whether the co-learner is a part of the method itself, and CML is not put
         around it.
       meta_step: "module:function" from the settings to further arguments of `meta_step`.
@@ -28,6 +29,7 @@ class MethodRow(NamedTuple):
     keys: dict[str, Key]
     dagger: bool = False
     first_order: bool = False
+    targets: str = ""
     needs_co_learner: bool = False
     meta_step: str = ""
 
@@ -108,6 +110,8 @@ METHODS = {
         dagger=True,
         meta_step="experiments.build.methods:sharp_outer_loop",
     ),
+    "unicorn_maml": MethodRow("cml_jax:unicorn_maml", _MAML),
+    "proto_net": MethodRow("cml_jax:proto_net", _CML, targets="classes"),
     "collaborative": MethodRow(
         "cml_jax:collaborative",
         _RATE | _BODY_RATE | _ORDER | _OPTIMIZER,

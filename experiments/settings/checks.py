@@ -73,6 +73,11 @@ def _check_choices(values: dict[str, Any]) -> None:
                 f"{values['data.name']} has {data.targets}: use --config.{name}=auto"
             )
     co_learner, method = values["co_learner"], METHODS[values["method"]]
+    if method.targets not in ("", data.targets):
+        raise ConfigError(
+            f"method={values['method']} is for {method.targets}, but data.name="
+            f"{values['data.name']} has {data.targets}: use --config.method=maml"
+        )
     if co_learner in ("", "none"):
         if method.needs_co_learner:
             raise ConfigError(

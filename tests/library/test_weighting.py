@@ -97,3 +97,33 @@ def test_low_precision_displacements_are_summed_in_float32():
     assert weights.dtype == jnp.float32
     exact = paper_form(jax.tree.map(lambda x: np.asarray(x, np.float64), g))
     np.testing.assert_allclose(weights, exact, rtol=1e-5)
+
+
+def by_hand(g, share=1.0, normalized=False, cut=False):
+    g = np.concatenate([np.reshape(x, (x.shape[0], -1)) for x in jax.tree.leaves(g)], 1)
+    if normalized:
+        g = g / np.linalg.norm(g, axis=1, keepdims=True)
+    agreement = g @ g.sum(0)
+    if cut:
+        agreement = np.where(agreement < 0, 0, agreement)
+    return share * agreement / np.abs(agreement).sum() + (1 - share) / len(g)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("cut", [False, True])
+def test_options(x64, share, normalized, cut):
+    g = jax.tree.map(lambda x: x.at[4].set(-0.5 * x[0]).at[3].set(x[0]), displacements())
+    options = {"share": share, "normalized": normalized, "cut": cut}
+    expected = by_hand(g, **options)
+    weights = gradient_agreement(g, **options)
+    np.testing.assert_allclose(weights, expected, rtol=1e-12, atol=1e-15)
+    if not cut:
+        assert (by_hand(g, normalized=normalized) < 0).any()
+    traced = jax.jit(lambda share: gradient_agreement(g, **options | {"share": share}))(share)
+    np.testing.assert_allclose(traced, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_a_task_that_stands_still_has_no_direction():
+    g = {"w": jnp.array([[1.0, 0.0], [0.0, 0.0]])}
+    np.testing.assert_array_equal(gradient_agreement(g, normalized=True), [1.0, 0.0])

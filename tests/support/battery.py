@@ -28,6 +28,7 @@ METHODS = {
     "meta_sgd": partial(methods.meta_sgd, learning_rate=0.1, num_steps=3),
     "maml_plus_plus": partial(methods.maml_plus_plus, learning_rate=0.1, num_steps=3),
     "sharp_maml": partial(methods.sharp_maml, learning_rate=0.1, num_steps=3, radius=0.05),
+    "unicorn_maml": partial(methods.unicorn_maml, learning_rate=0.1, num_steps=3),
     "collaborative": partial(
         methods.collaborative, co_learner=CO_LEARNER, learning_rate=0.1, num_steps=3
     ),
@@ -39,6 +40,7 @@ METHODS = {
         methods.reptile_released, optimizer=optax.adam(0.02, b1=0.0), num_steps=3, minibatch=2
     ),
 }
+ON_CLASSES = {"proto_net": methods.proto_net}  # for classes alone: has a test file of its own
 # By name, so that a failure says which and a compiled function is found again.
 COMBINATIONS = [name + suffix for name in METHODS for suffix in ("", "+cml")]
 
