@@ -114,17 +114,18 @@ def _download(folder: Path, split: Split) -> Source:
 
 
 def _source(paths: list[Path], form: str, read: Callable[[], Labelled], split: Split) -> Source:
-    return Source(paths, form, partial(_classes, paths[0], read, split))
+    return Source(paths, form, partial(_classes, paths, read, split))
 
 
 def _classes(
-    where: Path, read: Callable[[], Labelled], split: Split
+    paths: list[Path], read: Callable[[], Labelled], split: Split
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The pictures of every class; labels count the names of all classes in alphabetical order."""
-    labels, pictures = map(np.concatenate, zip(*read(), strict=True))
+    nothing = np.zeros(0, np.int64), np.zeros((0, _SIZE, _SIZE, 3), np.uint8)
+    labels, pictures = map(np.concatenate, zip(nothing, *read(), strict=True))
     names = [name for part in split for name in part]
     index = {name: i for i, name in enumerate(sorted(names))}
-    check_complete(where, {name: int((labels == index[name]).sum()) for name in names}, _COUNT, [])
+    check_complete(paths, {name: int((labels == index[name]).sum()) for name in names}, _COUNT)
     for name in names:
         own = pictures[labels == index[name]]
         yield name, np.stack(sorted(own, key=np.ndarray.tobytes))

@@ -126,7 +126,7 @@ def _parts(path: Path, content: Any) -> tuple[np.ndarray, dict]:
 
 
 def _are_ids(ids: Any, n: int) -> bool:
-    if not isinstance(ids, list | np.ndarray) or len(ids) != _COUNT:
+    if not isinstance(ids, list | np.ndarray) or np.shape(ids) != (_COUNT,):
         return False
     valid = all(isinstance(i, int | np.integer) and 0 <= i < n for i in ids)
     return valid and len(set(map(int, ids))) == _COUNT

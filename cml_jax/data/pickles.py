@@ -36,9 +36,12 @@ def unpickle(path: Path, max_bytes: int, also: Mapping[tuple[str, str], Any] | N
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
     }
-    multiarray = np.zeros(0).__reduce__()[0], np.int64(0).__reduce__()[0]
-    for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        allowed[core, "_reconstruct"], allowed[core, "scalar"] = multiarray
+    reconstruct, scalar = np.zeros(0).__reduce__()[0], np.int64(0).__reduce__()[0]
+    from_buffer = np.zeros(0).__reduce_ex__(5)[0]
+    for core in ("numpy.core", "numpy._core"):
+        allowed[f"{core}.multiarray", "_reconstruct"] = reconstruct
+        allowed[f"{core}.multiarray", "scalar"] = scalar
+        allowed[f"{core}.numeric", "_frombuffer"] = from_buffer
     allowed |= also or {}
 
     class Unpickler(pickle.Unpickler):
