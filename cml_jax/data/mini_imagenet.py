@@ -119,7 +119,7 @@ def _parts(path: Path, content: Any) -> tuple[np.ndarray, dict]:
             and pixels.shape[1:] == shape
             and isinstance(of_class, dict)
         ):
-            return pixels, of_class
+            return np.asarray(pixels), of_class
     raise DataError(
         f"{path} does not hold image_data, uint8 [n, 84, 84, 3], and class_dict: replace it"
     )

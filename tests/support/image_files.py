@@ -122,7 +122,6 @@ class _Python2Pickler(pickle._Pickler):
 
     def save_bytes(self, value):
         self.write(pickle.BINSTRING + struct.pack("<i", len(value)) + value)
-        self.memoize(value)
 
     def save_text(self, value):
         self.save_bytes(value.encode("latin1"))
@@ -179,7 +178,8 @@ def write_flowers(folder, labels=FLOWER_LABELS):
     import scipy.io
 
     write_tar(folder / "102flowers.tgz", flower_files())
-    scipy.io.savemat(folder / "imagelabels.mat", {"labels": np.array(labels, np.uint8)[None]})
+    content = {"labels": np.array(labels, np.uint8)[None]}
+    scipy.io.savemat(folder / "imagelabels.mat", content, do_compression=True)
 
 
 # Archives.
