@@ -88,3 +88,13 @@ def data_dir():
     if not Path(folder).is_dir():
         pytest.fail(f"CML_JAX_DATA={folder} is no folder: correct it, or unset it to skip")
     return Path(folder)
+
+
+@pytest.fixture
+def apart(monkeypatch, tmp_path):
+    """The user's data and cache are not seen, and nothing is downloaded."""
+    from cml_jax.data import fetch
+
+    monkeypatch.delenv("CML_JAX_DATA", raising=False)
+    monkeypatch.setenv("CML_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(fetch, "_unreachable", lambda url, seconds: "no network in the tests")

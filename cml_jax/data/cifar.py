@@ -114,17 +114,18 @@ def _download(folder: Path, split: Split) -> Source:
 
 
 def _source(paths: list[Path], form: str, read: Callable[[], Labelled], split: Split) -> Source:
-    return Source(paths, form, partial(_classes, paths[0], read, split))
+    return Source(paths, form, partial(_classes, paths, read, split))
 
 
 def _classes(
-    where: Path, read: Callable[[], Labelled], split: Split
+    paths: list[Path], read: Callable[[], Labelled], split: Split
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The pictures of every class; labels count the names of all classes in alphabetical order."""
-    labels, pictures = map(np.concatenate, zip(*read(), strict=True))
+    nothing = np.zeros(0, np.int64), np.zeros((0, _SIZE, _SIZE, 3), np.uint8)
+    labels, pictures = map(np.concatenate, zip(nothing, *read(), strict=True))
     names = [name for part in split for name in part]
     index = {name: i for i, name in enumerate(sorted(names))}
-    check_complete(where, {name: int((labels == index[name]).sum()) for name in names}, _COUNT, [])
+    check_complete(paths, {name: int((labels == index[name]).sum()) for name in names}, _COUNT)
     for name in names:
         own = pictures[labels == index[name]]
         yield name, np.stack(sorted(own, key=np.ndarray.tobytes))
@@ -145,13 +146,13 @@ def _read_pickle(path: Path) -> tuple[np.ndarray, np.ndarray]:
         or not all(type(label) is int and 0 <= label < 100 for label in labels)
     ):
         raise DataError(f"{path} does not hold {n} pictures of CIFAR-100: replace it")
-    return np.array(labels), _from_planes(planes)
+    return np.array(labels), _from_planes(np.asarray(planes))
 
 
 def _read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with path.open("rb") as stream:
-            content = stream.read(_LIMITS.file_bytes)
+            content = stream.read(_COUNTS[path.stem] * _RECORD + 1)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): correct it") from error
     return _from_records(content, path, path.stem)
@@ -165,8 +166,8 @@ def _read_tar(path: Path) -> Labelled:
 def _from_records(content: bytes, path: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     if len(content) != _COUNTS[part] * _RECORD:
         raise DataError(
-            f"{path}: {part}.bin has {len(content)} bytes, expected {_COUNTS[part] * _RECORD}: "
-            "replace it with a good copy"
+            f"{path}: {part}.bin does not have {_COUNTS[part] * _RECORD} bytes: replace it with a "
+            "good copy"
         )
     records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD)
     return records[:, 1].astype(np.int64), _from_planes(records[:, 2:])

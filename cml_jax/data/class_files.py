@@ -60,7 +60,7 @@ def class_files(
             others += files.others
             for file in files.wanted:
                 of_class[file.match[1]].append((str(path), file))
-        check_complete(paths[0], {name: len(own) for name, own in of_class.items()}, count, others)
+        check_complete(paths, {name: len(own) for name, own in of_class.items()}, count, others)
         for name in names:
             own = sorted(of_class[name], key=lambda file: file[1].match.string)
             images = decode_all(own, size)
@@ -86,13 +86,16 @@ def decode_all(
         return np.stack(list(threads.map(decode, files)))
 
 
-def check_complete(where: Path, counts: dict[str, int], count: int, others: list[str]) -> None:
+def check_complete(
+    paths: Sequence[Path], counts: dict[str, int], count: int, others: Sequence[str] = ()
+) -> None:
     """Makes sure that every class has its number of pictures.
 
     Raises:
       DataError: One has not; the message says which, and what else is there.
     """
     if wrong := sorted(name for name, own in counts.items() if own != count):
+        where = paths[0] if len(paths) == 1 else paths[0].parent
         also = f"; of {len(others)} other files one is {others[0]!r}" if others else ""
         raise DataError(
             f"{where} has {len(counts) - len(wrong)} of {len(counts)} classes complete: "

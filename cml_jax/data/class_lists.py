@@ -90,6 +90,11 @@ def draw_classes(names: Sequence[str], counts: Sequence[int], seed: int, ways: i
     """
     if not any(counts):
         validation, test = (max(round(share * len(names)), ways) for share in (0.16, 0.2))
+        if validation + test + ways > len(names):
+            raise DataError(
+                f"{len(names)} classes are too few for {ways} in each of training, validation and "
+                "test: add classes, or lower the ways"
+            )
         counts = (len(names) - validation - test, validation, test)
     if min(counts) < 1 or sum(counts) > len(names):
         raise DataError(

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 from cml_jax.data.types import DataError
 
 _MAX_RATIO = 200  # images and arrays hardly shrink; bombs reach 1000
+_BLOCK = 1 << 20
 _MAX_DEPTH = 3
 _MAX_ENTRIES = 100_000  # looked at in a search, in about 0.2 s
 _BROKEN_ARCHIVE = (
@@ -173,6 +174,8 @@ def tar_files(
 ) -> Iterator[tuple[re.Match[str], bytes]]:
     """Yields the files of a tar or tar.gz whose names match, one by one, and their content.
 
+    Damage that only the checksum of a tar.gz shows is told after the last file.
+
     Args:
       path: The archive.
       pattern: Matches the whole path of a wanted file within the archive.
@@ -199,6 +202,8 @@ def tar_files(
                 raise _bad(path, f"has {member.name!r} of {member.size} bytes")
             content = archive.extractfile(member)
             yield match, content.read() if content else b""
+        while stream.read(_BLOCK):  # gzip's checksum stands at the end
+            pass
 
 
 class _Bounded:

@@ -71,9 +71,7 @@ def load_folder(
     size = size or _SIZE
     if fit not in FITS or channels not in (1, 3) or not 0 < size <= 4096:
         raise ValueError(f"{size=}, {channels=}, {fit=}: give 1 to 4096, 1 or 3, one of {FITS}")
-    root = Path(data_dir)
-    with contextlib.suppress(RuntimeError):  # "~stranger"
-        root = root.expanduser()
+    root = _expanded(data_dir)
     if not root.exists():
         raise DataError(f"there is no folder or zip {root}: correct data.dir")
     with open_files(root, _PICTURE, LIMITS) as files:
@@ -86,13 +84,18 @@ def load_folder(
                 files.others[0],
             )
         if split_file:
-            split = _known(read_class_lists(Path(split_file).expanduser()), of_class, split_file)
+            split = _known(read_class_lists(_expanded(split_file)), of_class, split_file)
         elif own_split and not any(classes):
             split = own_split
         else:
             large = _large(of_class, list(of_class), at_least)
             split = draw_classes(large, classes, split_seed, ways)
         split = Split(*(tuple(_large(of_class, part, at_least)) for part in split))
+        if empty := [part for part, names in split._asdict().items() if not names]:
+            raise DataError(
+                f"{root} has no {empty[0]} class of at least {at_least} pictures: add pictures, or "
+                "lower shots and queries"
+            )
         counts = [len(of_class[name]) for part in split for name in part]
         options = {"size": size, "channels": channels, "fit": fit}
         notes = {"from": f"pictures in {'a folder' if root.is_dir() else 'a zip'}", **options}
@@ -101,6 +104,12 @@ def load_folder(
         convert = partial(_decoded, root, of_class, split, size, channels, fit)
         # Images of another split would be found under this name, and made again.
         return cached_images(f"folder-{place[:16]}-v1", "folder", split, source, convert, notes)
+
+
+def _expanded(path: str | os.PathLike[str]) -> Path:
+    with contextlib.suppress(RuntimeError):  # "~stranger"
+        return Path(path).expanduser()
+    return Path(path)
 
 
 def _decoded(
@@ -133,7 +142,7 @@ def _classes(root: Path, files: list[File]) -> tuple[dict[str, list[File]], Spli
     front = len(os.path.commonprefix([path[:-1] for path in of_path]))
     paths = {path: path[front:] for path in of_path}
     parts = {path: split_of_name(own[0]) for path, own in paths.items() if len(own) > 1}
-    if len(parts) < len(paths) or None in parts.values() or len(set(parts.values())) < 3:
+    if len(parts) < len(paths) or None in parts.values() or len(set(parts.values())) < 2:
         return {"/".join(paths[path]): own for path, own in of_path.items()}, None
     of_class: dict[str, list[File]] = {}
     lists: dict[str, list[str]] = {part: [] for part in Split._fields}
@@ -141,11 +150,13 @@ def _classes(root: Path, files: list[File]) -> tuple[dict[str, list[File]], Spli
         name = "/".join(paths[path][1:])
         of_class.setdefault(name, []).extend(own)
         lists[parts[path] or ""].append(name)
-    if len(of_class) == len(of_path):
+    if len(of_class) < len(of_path):
+        problem = "classes have pictures in two of train, validation and test: put together"
+    elif missing := [part for part, names in lists.items() if not names]:
+        problem = f"there are no classes for {missing[0]}: all classes are split anew"
+    else:
         return of_class, Split(*(tuple(lists[part]) for part in Split._fields))
-    _log.warning(
-        "%s: classes have pictures in two of train, validation and test: put together", root
-    )
+    _log.warning("%s: %s", root, problem)
     return of_class, None
 
 

@@ -119,14 +119,14 @@ def _parts(path: Path, content: Any) -> tuple[np.ndarray, dict]:
             and pixels.shape[1:] == shape
             and isinstance(of_class, dict)
         ):
-            return pixels, of_class
+            return np.asarray(pixels), of_class
     raise DataError(
         f"{path} does not hold image_data, uint8 [n, 84, 84, 3], and class_dict: replace it"
     )
 
 
 def _are_ids(ids: Any, n: int) -> bool:
-    if not isinstance(ids, list | np.ndarray) or len(ids) != _COUNT:
+    if not isinstance(ids, list | np.ndarray) or np.shape(ids) != (_COUNT,):
         return False
     valid = all(isinstance(i, int | np.integer) and 0 <= i < n for i in ids)
     return valid and len(set(map(int, ids))) == _COUNT

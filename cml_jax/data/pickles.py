@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 
 from cml_jax.data.files import one_line
 from cml_jax.data.types import DataError
+
+_PLAIN = re.compile(r"[biufSU]\d{1,6}")
 
 
 def unpickle(path: Path, max_bytes: int, also: Mapping[tuple[str, str], Any] | None = None) -> Any:
@@ -24,22 +27,13 @@ def unpickle(path: Path, max_bytes: int, also: Mapping[tuple[str, str], Any] | N
       DataError: The file cannot be read, is too large, damaged, or asks for anything else.
     """
     try:
-        with path.open("rb") as stream:
-            content = stream.read(max_bytes + 1)
+        if path.stat().st_size > max_bytes:
+            raise DataError(f"{path} has over {max_bytes} bytes: replace it with a good copy")
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): correct it") from error
-    if len(content) > max_bytes:
-        raise DataError(f"{path} has over {max_bytes} bytes: replace it with a good copy")
 
-    allowed: dict[tuple[str, str], Any] = {
-        ("_codecs", "encode"): _encode,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
-    multiarray = np.zeros(0).__reduce__()[0], np.int64(0).__reduce__()[0]
-    for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        allowed[core, "_reconstruct"], allowed[core, "scalar"] = multiarray
-    allowed |= also or {}
+    allowed = _numpy() | dict(also or {})
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module, name):
@@ -54,6 +48,48 @@ def unpickle(path: Path, max_bytes: int, also: Mapping[tuple[str, str], Any] | N
             f"{path} is not a pickle of plain arrays ({one_line(error)}): replace it with a "
             "good copy"
         ) from error
+
+
+def _numpy() -> dict[tuple[str, str], Any]:
+    """What pickles of NumPy ask for, made anew: a pickle may change what it has got.
+
+    NumPy's own `dtype` takes any state: one that takes numbers for pointers crashes, or worse.
+    """
+
+    class Dtype:
+        def __init__(self, code: Any, *_: Any):
+            if not isinstance(code, str) or not _PLAIN.fullmatch(code):
+                raise pickle.UnpicklingError(f"has an array of {code!r}")
+            self.dtype = np.dtype(code)
+
+        def __setstate__(self, state: Any):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+    class Array(np.ndarray):
+        def __setstate__(self, state: Any):
+            _, shape, dtype, fortran, content = state
+            super().__setstate__((1, shape, dtype.dtype, fortran, content))
+
+    def reconstruct(*_: Any) -> np.ndarray:
+        return Array(0, np.uint8)
+
+    def scalar(dtype: Any, content: Any) -> Any:
+        content = content.encode("latin1") if isinstance(content, str) else content
+        return np.frombuffer(content, dtype.dtype, 1)[0]
+
+    def from_buffer(content: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> np.ndarray:
+        return np.frombuffer(content, dtype.dtype).reshape(shape, order=order)
+
+    allowed: dict[tuple[str, str], Any] = {
+        ("_codecs", "encode"): _encode,
+        ("numpy", "ndarray"): "ndarray",  # only ever handed to `reconstruct`
+        ("numpy", "dtype"): Dtype,
+    }
+    for core in ("numpy.core", "numpy._core"):
+        allowed[f"{core}.multiarray", "_reconstruct"] = reconstruct
+        allowed[f"{core}.multiarray", "scalar"] = scalar
+        allowed[f"{core}.numeric", "_frombuffer"] = from_buffer
+    return allowed
 
 
 def _encode(text: Any, encoding: Any) -> bytes:

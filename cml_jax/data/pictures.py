@@ -45,7 +45,7 @@ def decode_picture(
     Raises:
       DataError: It is not such a picture, is damaged, or has over 64 megapixels.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         image = Image.open(io.BytesIO(content), formats=_FORMATS)  # reads only the header
@@ -66,8 +66,10 @@ def decode_picture(
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises nearly anything for a damaged file
+        unknown = isinstance(error, UnidentifiedImageError)
+        problem = f"it is none of {', '.join(_FORMATS)}" if unknown else one_line(error)
         raise DataError(
-            f"{name} is not a readable picture ({one_line(error)}): replace it with a good copy"
+            f"{name} is not a readable picture ({problem}): replace it with a good copy"
         ) from error
     return np.asarray(image).reshape(size, size, channels)
 

@@ -146,10 +146,20 @@ def own(problem: Problem) -> Problem:
 
 
 def check_tasks(problem: Problem) -> None:
-    """Draws a task of each split, as shapes alone: mistakes show before anything compiles."""
+    """Draws a task of each split and makes the network of it, as shapes alone.
+
+    So mistakes show before anything compiles, such as images too small for the network.
+    """
     for split, data in problem.data.items():
         draw = problem.train_sample if split == "train" else problem.draw_test
         jax.eval_shape(draw, jax.random.key(0), data)
+
+    def network(data):
+        inputs = problem.draw_test(jax.random.key(0), data).support.inputs
+        return problem.model_on(data).init(jax.random.key(0), inputs)
+
+    if problem.inputs is None:  # else the network reads what that makes of a task
+        jax.eval_shape(network, problem.data["test"])
 
 
 def _with_keys(sample: Sample) -> Sample:

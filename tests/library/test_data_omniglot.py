@@ -32,13 +32,7 @@ needs_data = pytest.mark.skipif(
 
 FIRST = "images_background/Greek/character01/0001_01.png"
 
-
-@pytest.fixture(autouse=True)
-def apart(monkeypatch, tmp_path):
-    """No test sees the user's data or cache, and none reaches out."""
-    monkeypatch.delenv("CML_JAX_DATA", raising=False)
-    monkeypatch.setenv("CML_JAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(fetch, "_unreachable", lambda url, seconds: "no network in the tests")
+pytestmark = pytest.mark.usefixtures("apart")
 
 
 @pytest.fixture

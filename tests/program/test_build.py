@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from support.quick import quick
-from support.runs import SETTINGS, after_steps, sinusoids, start, tested, trained
+from support.runs import ROOT, SETTINGS, after_steps, sinusoids, start, tested, trained
 
 from cml_jax import Adapted
 from experiments.build import schedule
@@ -42,7 +42,10 @@ def test_every_method_trains_and_tests(tmp_path, method, both):
         assert rows[-1]["train/weight_min"] < 0.25  # uniform would be exactly a quarter
 
 
-@pytest.mark.parametrize("file", ["glyphs", "nodes", "omniglot", "sinusoid"])
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("file", CONFIGS)
 def test_every_config_file_takes_every_method(file):
     module = importlib.import_module(f"configs.{file}")
     for method, settings in SETTINGS.items():

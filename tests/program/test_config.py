@@ -1,5 +1,6 @@
 """Configs: every mistake is one line that names the value and the fix, before jax is loaded."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -9,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from experiments.settings.checks import check
-from experiments.settings.config import KEYS, ConfigError, default_config, parse_ways_shots
+from experiments.settings.config import (
+    KEYS,
+    ConfigError,
+    default_config,
+    flat,
+    parse_ways_shots,
+)
 from experiments.settings.record import default_workdir, record, rewrite
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +101,57 @@ def test_a_config_from_elsewhere_is_checked():
         check(None)
 
 
+IMAGE_SETS = ["mini_imagenet", "cifar_fs", "fc100", "vgg_flower", "folder"]
+# Of 20 ways; MAML's rate is for the sum over the classes.
+RECIPES = {
+    "cml": {"co_learner": "conv", "inner_learning_rate": 0.5, "model.filters": 64},
+    "finn": {"co_learner": "none", "inner_learning_rate": 0.2, "model.filters": 32},
+    "reptile": {"method": "reptile", "data.train_shots": 15, "weighting": "uniform"},
+    "agreement": {"method": "reptile", "data.train_shots": 15, "weighting": "gradient_agreement"},
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", IMAGE_SETS)
+def test_recipes_of_the_papers(name, recipe):
+    config = importlib.import_module(f"configs.{name}").get_config(f"20way-5shot,recipe={recipe}")
+    check(config)
+    expected = RECIPES[recipe] | {"data.name": name, "data.ways": 20, "data.shots": 5}
+    assert expected.items() <= flat(config).items()
+
+
+@pytest.mark.parametrize("name", IMAGE_SETS)
+def test_what_a_recipe_leaves_out(name):
+    module = importlib.import_module(f"configs.{name}")
+    for text, ways, shots, steps in (
+        (None, 5, 1, 30_000),
+        ("5way-5shot", 5, 5, 30_000),
+        ("recipe=finn", 5, 1, 60_000),
+        ("5way-5shot,recipe=finn", 5, 5, 60_000),
+    ):
+        config = module.get_config(text)
+        check(config)
+        assert (config.data.ways, config.data.shots, config.train_steps) == (ways, shots, steps)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("5way-5shot,recipe=fin", "recipes are cml, finn, reptile, agreement"),
+        ("5way-5shot,finn", "write for instance 5way-1shot,recipe=finn; recipes are cml"),
+        ("recipe=", "recipes are cml"),
+        ("recipe=finn,5way-5shot", "recipes are cml"),
+        ("5way-5shot,recipe=finn,recipe=cml", "recipes are cml"),
+        ("finn", "'finn' after the colon of --config: write for instance 5way-1shot"),
+        ("5way-5shoot,recipe=finn", "5way-1shot"),
+    ],
+)
+def test_a_wrong_recipe(text, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        importlib.import_module("configs.cifar_fs").get_config(text)
+    assert "\n" not in str(error.value)
+
+
 def test_ways_and_shots():
     assert parse_ways_shots("20way-5shot", (5, 1)) == (20, 5)
     assert parse_ways_shots(None, (5, 1)) == (5, 1)
@@ -109,6 +167,7 @@ def test_ways_and_shots():
         (["--config=configs/glyps.py"], "no config file configs/glyps.py: did you mean configs/gl"),
         ([GLYPHS + ":20way-5shoot"], "'20way-5shoot' after the colon"),
         (["--config=configs/sinusoid.py:5way-1shot"], "choose maml or agreement"),
+        (["--config=configs/fc100.py:5way-5shot,recipe=fin"], "recipes are cml, finn, reptile"),
         ([GLYPHS, "--config.inner_lerning_rate=3"], "did you mean --config.inner_learning_rate"),
         ([GLYPHS, "--config.data.shot=3"], "did you mean --config.data.shots"),
         ([GLYPHS, "--config.data=3"], "--config.data is a group"),

@@ -113,11 +113,11 @@ def test_the_program_trains_on_a_new_data_set(copy):
     cache = {"CML_JAX_CACHE": str(copy / "cache")}
     done = run(copy, "-m", "experiments.main", *flags, environment=cache)
     assert done.returncode == 0, done.stderr
-    assert "test of step 2: " in done.stdout and (copy / "cache/stripes-v1/images.json").is_file()
+    assert "test of step 2: " in done.stdout and (copy / "cache/stripes-8-v1/images.json").is_file()
     np.savez(copy / "stripes.npz", red=classes["red"])
     again = [flag.replace("workdir=stripes", "workdir=again") for flag in flags]
     done = run(copy, "-m", "experiments.main", *again, environment=cache)
-    assert done.returncode == 2 and "has no class blue: replace it" in done.stderr
+    assert done.returncode == 2 and "has no images of class blue: replace it" in done.stderr
 
 
 def test_what_was_added_is_checked_and_in_the_help(copy):

@@ -4,6 +4,8 @@ import pytest
 from support import fuzz
 
 TARGETS = ["omniglot zips", "omniglot folders", "png", "cache", "graph", "planetoid", "class split"]
+TARGETS += ["pictures", "folder", "folder zip", "mini pickles", "cifar pickles", "cifar tar"]
+TARGETS += ["flowers", "class lists"]
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -6,6 +6,7 @@ outside of the case's folder, and every program, connection and pickle. A new lo
 `TARGETS`.
 """
 
+import gzip
 import io
 import json
 import os
@@ -16,6 +17,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -258,6 +260,46 @@ def bad_image(folder: Path, rng: random.Random) -> None:
     _rewrite(path, change)
 
 
+# Tars.
+
+
+def hostile_tar(folder: Path, rng: random.Random) -> None:
+    """Members that no good archive has, among the good ones."""
+    path = rng.choice([p for p in _files(folder) if tarfile.is_tarfile(p)])
+    with tarfile.open(path) as archive:
+        good = {m.name: archive.extractfile(m).read() for m in archive if m.isreg()}  # type: ignore
+    victim = rng.choice(list(good))
+
+    def member(name: str, content: bytes = b"", **fields: Any) -> bytes:
+        info = tarfile.TarInfo(name)
+        vars_of = {"size": len(content)} | fields
+        for field, value in vars_of.items():
+            setattr(info, field, value)
+        return info.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
+
+    added = rng.choice(
+        (
+            [member("../" * rng.randrange(1, 9) + "tmp/escaped", b"x")],
+            [member("/tmp/escaped", b"x"), member(f"a/../../{victim}", b"x")],
+            [member(victim, type=tarfile.SYMTYPE, linkname="/etc/passwd")],
+            [member(victim, type=tarfile.LNKTYPE, linkname="/etc/passwd")],
+            [member(victim, type=rng.choice((tarfile.FIFOTYPE, tarfile.CHRTYPE, b"9")))],
+            [member(victim, b"other")],
+            [member(victim, good[victim])] * 2,
+            [member(f"many/{i}") for i in range(300)],
+            [member("zeros", bytes(8 << 20))],
+            [member(victim, good[victim], size=1 << rng.choice((20, 40)))],
+            [member("long", bytes(512), type=b"L", size=1 << rng.choice((20, 40)))],
+            [member("x", b"99999999 size=" + b"9" * 30, type=b"x")],
+            [member("x", b"19 path=\xff" + b"/" * 90, type=b"g")],
+            [member(victim, good[victim], type=b"S")],
+        )
+    )
+    keep = rng.random() < 0.5
+    kept = [member(name, content) for name, content in good.items() if keep or name != victim]
+    path.write_bytes(gzip.compress(b"".join([*kept, *added, bytes(1024)]), 1))
+
+
 # Arrays and JSON.
 
 
@@ -439,10 +481,11 @@ def bad_pickle(folder: Path, rng: random.Random) -> None:
     """A pickle that runs code, takes memory, nests, or is of something else."""
     import pickle
 
-    from support.graph_files import bomb
+    from support.graph_files import bomb, false_pointers
 
     path = rng.choice([p for p in _files(folder) if p.suffix != ".index"])
     choices = (b"cos\nsystem\n(S'touch escaped'\ntR.", b"cbuiltins\neval\n(S'1'\ntR.", bomb())
+    choices += (false_pointers(), false_pointers(5))
     choices += (b"(" * 100_000 + b".", b"]" * 50_000 + b"a" * 49_999 + b".", b"I1\n.", b"N.", b".")
     choices += (b"cnumpy\nload\n(S'/etc/passwd'\ntR.", b"\x8a\xff" + b"\xff" * 255 + b".")
     choices += (b"cbuiltins\nlist\n(cbuiltins\nlist\nI99999999999\ntR.", b"B\xff\xff\xff\xff.")
@@ -465,6 +508,168 @@ def _is_class_split(split: Any, _: Any) -> bool:
     """A changed digit is another class, which nothing here can tell."""
     classes = [c for part in split for c in part]
     return len(set(classes)) == len(classes) and all(type(c) is int and c >= 0 for c in classes)
+
+
+def _make_pictures(folder: Path) -> None:
+    from support.image_files import encoded, pictures
+
+    for form in ("JPEG", "PNG", "WEBP", "BMP", "GIF"):
+        [pixels] = pictures(0, 1, 20, 30)
+        (folder / f"a.{form.lower()}").write_bytes(encoded(pixels, form))
+
+
+def _read_pictures(folder: Path) -> int:
+    from cml_jax.data import pictures
+
+    pictures._MAX_PIXELS = 1 << 22  # of 64 megapixels there is no room in a case
+    files = _files(folder)
+    for path in files:
+        picture = pictures.decode_picture(path.read_bytes(), str(path), 8)
+        assert picture.shape == (8, 8, 3) and picture.dtype.name == "uint8"
+    return len(files)
+
+
+def _make_animals(folder: Path) -> None:
+    from support.image_files import animal_files, write_files
+
+    write_files(folder, animal_files())
+
+
+def _make_animals_zip(folder: Path) -> None:
+    from support.image_files import write_animals_zip
+
+    write_animals_zip(folder / "a.zip")
+
+
+def _read_animals(folder: Path) -> Any:
+    from cml_jax.data import load_folder
+
+    return _images(load_folder, folder, size=8)
+
+
+def _read_animals_zip(folder: Path) -> Any:
+    from cml_jax.data import folder as loader
+
+    loader.LIMITS = loader.LIMITS._replace(files=1000)
+    return _images(loader.load_folder, folder / "a.zip", size=8)
+
+
+def _make_mini(folder: Path) -> None:
+    from support.image_files import write_mini_pickles
+
+    write_mini_pickles(folder)
+
+
+def _make_cifar(folder: Path) -> None:
+    from support.image_files import write_cifar_pickles
+
+    write_cifar_pickles(folder)
+
+
+def _make_cifar_tar(folder: Path) -> None:
+    from support.image_files import cifar_binary, write_tar
+
+    write_tar(folder / "cifar-100-binary.tar.gz", cifar_binary())
+
+
+def _make_flowers(folder: Path) -> None:
+    from support.image_files import write_flowers
+
+    write_flowers(folder)
+
+
+def _known(load: str) -> Callable[[Path], Any]:
+    """A loader of `cml_jax.data` that takes the small sets for the published ones."""
+
+    def read(folder: Path) -> Any:
+        from cml_jax import data
+        from cml_jax.data import DataError, cifar, vgg_flower
+        from support.image_files import small_sets
+
+        def offline(*_: Any, **__: Any) -> Any:
+            raise DataError("there is no network")
+
+        for module, name, value in small_sets():
+            setattr(module, name, value)
+        cifar._download = vgg_flower._download = offline
+        limits = {"files": 200, "total_bytes": 4 << 20}
+        cifar._LIMITS = cifar._LIMITS._replace(**limits)
+        vgg_flower._TAR_LIMITS = vgg_flower._TAR_LIMITS._replace(**limits)
+        return _images(getattr(data, load), folder)
+
+    return read
+
+
+def _images(load: Callable[..., Any], folder: Path, **settings: Any) -> dict[str, Any]:
+    """What was loaded, whose parts fit together; the cache holds all of it or nothing."""
+    cache = folder.parent / ("cache" if folder.is_dir() else "../cache")
+    os.environ["CML_JAX_CACHE"] = str(cache)
+    tempfile.tempdir = str(cache.parent)
+    os.cpu_count = lambda: 2  # each thread takes some of the memory of a case
+    try:
+        images = load(folder, **settings)
+    except BaseException:
+        left = [p.name for p in cache.iterdir()] if cache.exists() else []
+        assert left == [], f"the cache has {left}"
+        raise
+    [made] = cache.iterdir()
+    files = [p.name for p in made.iterdir()]
+    assert len(files) == 2 and "images.json" in files, f"the cache has {files}"
+    ids, counts = images.members
+    names = [name for part in images.classes for name in part]
+    assert images.pixels.dtype.name == "uint8" and images.pixels.shape[3] == 3
+    assert len(set(names)) == len(names) == len(ids) and counts.sum() == len(images.pixels)
+    assert counts.min() > 0 and ids.min() >= 0 and ids.max() < len(images.pixels)
+    return {
+        "all": _digest(images.pixels, *images.members) + images.split_hash,
+        "pictures": sorted(_digest(image) for image in images.pixels),
+    }
+
+
+def _fits(read: Any, _: Any) -> bool:
+    """Pixels without a checksum, or classes with fewer pictures: `_images` has seen the parts."""
+    return bool(read)
+
+
+def _same_pictures(read: Any, good: Any) -> bool:
+    """A changed label is another class, which nothing here can tell."""
+    return read["pictures"] == good["pictures"]
+
+
+def _make_class_lists(folder: Path) -> None:
+    lists = {"train": ["cat", "dog"], "validation": ["cow"], "test": ["hen"]}
+    (folder / "split.json").write_text(json.dumps(lists))
+    rows = [f"{name},{part}" for part, names in lists.items() for name in names]
+    (folder / "split.csv").write_text("\n".join(["class,split", *rows, ""]))
+
+
+def _read_class_lists(folder: Path) -> Any:
+    from cml_jax.data.class_lists import read_class_lists
+
+    return [read_class_lists(folder / f"split.{form}") for form in ("json", "csv")]
+
+
+def bad_csv(folder: Path, rng: random.Random) -> None:
+    """A CSV that is none, or says too much, too little or two things."""
+    choices = (
+        "",
+        "\n",
+        "\0",
+        "class,split",
+        "class,class,split\na,b,train\n",
+        '"' * 9999,
+        "," * 9999,
+    )
+    choices += ("class,split\n" + "a" * 200_000 + ",train\n", "class,split\ncat,train\ncat,test\n")
+    choices += ("class\rsplit\r", 'class,split\n"cat\n",train\n', "split,label\nval,a,b,c\n\n\n")
+    (folder / "split.csv").write_text(rng.choice(choices))
+
+
+def _are_class_lists(splits: Any, _: Any) -> bool:
+    """A changed letter is another class, which nothing here can tell."""
+    names = [[name for part in split for name in part] for split in splits]
+    assert all(type(name) is str for own in names for name in own)
+    return all(len(set(own)) == len(own) and all(split) for own, split in zip(names, splits))  # noqa: B905
 
 
 def _make_metrics(folder: Path) -> None:
@@ -605,6 +810,27 @@ TARGETS = {
     ),
     "class split": Target(
         _make_class_split, _read_class_split, DATA, 80, (*ANY, bad_json), _is_class_split
+    ),
+    # Pixels of most formats have no checksum either; the shapes fit.
+    "pictures": Target(
+        _make_pictures, _read_pictures, DATA, 200, (truncate, flip, noise, number, bad_image)
+    ),
+    "folder": Target(_make_animals, _read_animals, DATA, 110, (*ANY, bad_image), _fits),
+    "folder zip": Target(
+        _make_animals_zip, _read_animals_zip, DATA, 130, (*_ZIP, bad_image), _fits
+    ),
+    "mini pickles": Target(
+        _make_mini, _known("load_mini_imagenet"), DATA, 110, (*ANY, bad_pickle), _fits
+    ),
+    "cifar pickles": Target(
+        _make_cifar, _known("load_cifar_fs"), DATA, 110, (*ANY, bad_pickle), _fits
+    ),
+    "cifar tar": Target(_make_cifar_tar, _known("load_cifar_fs"), DATA, 130, (*ANY, hostile_tar)),
+    "flowers": Target(
+        _make_flowers, _known("load_vgg_flower"), DATA, 130, (*ANY, hostile_tar), _same_pictures
+    ),
+    "class lists": Target(
+        _make_class_lists, _read_class_lists, DATA, 120, (*ANY, bad_json, bad_csv), _are_class_lists
     ),
     "metrics.jsonl": Target(_make_metrics, _read_metrics, RUN, 120, (*ANY, bad_json), _are_rows),
     "config.json": Target(_make_config, _read_config, RUN, 90, (*ANY, bad_json)),

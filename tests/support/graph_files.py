@@ -74,3 +74,22 @@ def bomb(protocol=2):
             return function, (kind, (1 << 60,), code)
 
     return pickle.dumps(Huge(), protocol)
+
+
+def false_pointers(protocol=2):
+    """An array of a dtype that says of its bytes that they are no pointers, and then that they are.
+
+    NumPy's own `dtype` believes it: it crashes, or worse, when the array is deleted.
+    """
+    function, (kind, _, code), _ = np.zeros(0, np.uint8).__reduce__()
+
+    class Dtype:
+        def __reduce__(self):
+            pointers = {"a": (np.dtype("O"), 0)}
+            return np.dtype, ("V8", False, True), (3, "|", None, ("a",), pointers, 8, 1, 1)
+
+    class Array:
+        def __reduce__(self):
+            return function, (kind, (0,), code), (1, (1,), Dtype(), False, b"\x41" * 8)
+
+    return pickle.dumps(Array(), protocol)
