@@ -25,7 +25,6 @@ from threading import Lock
 from experiments.machine.devices import available_cores
 from experiments.report import cells, study_pages
 from experiments.run_folder import folder
-from experiments.run_folder.results import read_results
 from experiments.studies import STUDIES, Study
 from experiments.studies.study import Cell, cells_of
 
@@ -95,10 +94,8 @@ def run_all(
             if ended is None:
                 return False
             command = "python " + " ".join(study.command(cell.label))
-            rows = folder.read_rows(cell.workdir)
             with writing:
-                results = read_results(cell.workdir)
-                cells.store(path, cell.label, cell.repeat, command, results, rows, ended)
+                cells.store(path, cell.label, cell.repeat, command, cell.workdir, ended)
             if not ended:  # else the run would count as finished
                 (cell.workdir / folder.RESULTS).unlink()
             return True

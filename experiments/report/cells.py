@@ -1,9 +1,9 @@
 """What is stored of a study: every run that has ended, and how far it got.
 
 docs/results/NAME.json holds, for each label, its command and its cells: repeat to the entries of
-results.json, with "progress" and "curve". A cell is stored as soon as its run has ended, so that a
-study goes on where it was, on another machine too. "all" stands for repeats that were stored as
-one.
+results.json, with "progress" and "curve", and with what each task of its headline test got. A cell
+is stored as soon as its run has ended, so that a study goes on where it was, on another machine
+too. "all" stands for repeats that were stored as one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from experiments.run_folder import folder
-from experiments.run_folder.results import Results, interval
+from experiments.run_folder.results import Results, interval, read_results
+from experiments.run_folder.task_values import read_task_values
 
 Stored = dict[str, dict[str, Any]]
 
@@ -37,26 +38,32 @@ def is_done(stored: Stored, label: str, repeat: str) -> bool:
     return own is not None and own.get("progress", {}).get("ended", True)
 
 
-def store(
-    path: Path, label: str, repeat: str, command: str, results: Results, rows, ended: bool
-) -> None:
-    """Adds a cell, or replaces it.
+def store(path: Path, label: str, repeat: str, command: str, workdir: Path, ended: bool) -> None:
+    """Adds a run that has been tested, or replaces it.
 
     Args:
       path: The file; it is made.
       label: Label of the run.
       repeat: The number of its repeat, as text.
       command: Its command, without the settings of the repeat.
-      results: Its results.
-      rows: Its rows of metrics.jsonl.
+      workdir: Its folder.
       ended: Whether its training came to the end.
+
+    Raises:
+      ValueError: Results or reports are missing or damaged.
     """
-    stored = load(path)
+    stored, results, rows = load(path), read_results(workdir), folder.read_rows(workdir)
     name = f"validation/{results.metric}"
     curve = [[row["step"], row[name]] for row in rows if row.get(name) is not None]
     progress = {"step": rows[-1]["step"] if rows else 0, "ended": ended, "flat": flat(curve)}
     every = -(-len(curve) // _POINTS) or 1
     cell = results.to_dict() | {"progress": progress, "curve": curve[::every]}
+    if (workdir / folder.TASK_VALUES).exists():  # linear probing on graphs has none
+        headline = results.test_all.index(results.test)
+        [values, *_] = read_task_values(workdir, results)[headline]
+        test = results.test | {"task_values": [round(float(v), 5) for v in values]}
+        cell["test_all"] = [*results.test_all]
+        cell["test_all"][headline] = test
     entry = stored.setdefault(label, {"cells": {}})
     entry["command"] = command
     entry["cells"].pop("all", None)
@@ -124,7 +131,8 @@ def combined(repeats: Sequence[Results]) -> Results:
     for same in zip(*(run.test_all for run in repeats), strict=True):
         values = [test[metric] for test in same]
         over = interval(metric, [[value] for value in values])
-        tests.append({**same[0], **over, "num_tasks": same[0]["num_tasks"], "values": values})
+        own = {key: value for key, value in same[0].items() if key != "task_values"}
+        tests.append(own | over | {"num_tasks": own["num_tasks"], "values": values})
     return replace(
         first,
         test=tests[0],

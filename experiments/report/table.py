@@ -62,7 +62,10 @@ def of_methods(
         rows.append([method, *(texts.get(column, "-") for column in columns)])
     table = markdown(["method", *columns], rows)
     if base:
-        return f"{table}\n\nIn parentheses the difference from the base, from pairs of runs."
+        return (
+            f"{table}\n\nIn parentheses the difference from the base, paired: over repeats, or "
+            "over the tasks of one run."
+        )
     if any(len(tests) > 1 for row in cells.values() for tests in row.values()):
         return f"{table}\n\nAll queries at once; in parentheses each query alone."
     return table
@@ -153,8 +156,16 @@ def _cell(metric: str, tests: Sequence[Test], base: Sequence[Test]) -> str:
     text = number(metric, tests[0])
     if len(tests) > 1:
         text += f" ({number(metric, tests[1]).partition(' ')[0]})"
-    if base:
+    if base and (gain := _gain(metric, tests[0], base[0])):
         scale, digits = (100, 1) if is_share(metric) else (1, 3)
-        gain = interval(metric, np.subtract(tests[0]["values"], base[0]["values"])[:, None])
         text += f" ({scale * gain[metric]:+.{digits}f} ± {scale * gain['ci95']:.{digits}f})"
     return text
+
+
+def _gain(metric: str, test: Test, base: Test) -> Test | None:
+    """The paired difference of two tests, over repeats or over the tasks of one run."""
+    if "values" in test and "values" in base:
+        return interval(metric, np.subtract(test["values"], base["values"])[:, None])
+    if "task_values" in test and "task_values" in base:
+        return interval(metric, np.subtract(test["task_values"], base["task_values"]))
+    return None

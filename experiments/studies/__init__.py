@@ -1,6 +1,13 @@
 """Lists of runs, by the name of their study: `python -m experiments.study NAME` makes them."""
 
-from experiments.studies.images import CIFAR_FS, FC100, MINI_IMAGENET
+from experiments.studies.images import (
+    CIFAR_FS,
+    CIFAR_FS_FULL,
+    FC100,
+    FC100_FULL,
+    MINI_IMAGENET,
+    MINI_IMAGENET_FULL,
+)
 from experiments.studies.methods import METHODS
 from experiments.studies.nodes import NODES
 from experiments.studies.omniglot import OMNIGLOT
@@ -16,4 +23,7 @@ STUDIES: dict[str, Study] = {
     "cifar_fs": CIFAR_FS,
     "fc100": FC100,
     "mini_imagenet": MINI_IMAGENET,
+    "cifar_fs_full": CIFAR_FS_FULL,
+    "fc100_full": FC100_FULL,
+    "mini_imagenet_full": MINI_IMAGENET_FULL,
 }

@@ -254,3 +254,12 @@ def test_mistakes_are_told(monkeypatch, capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
         study.main()
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_two_runs_are_paired_over_their_tasks():
+    a, b = made("accuracy", [0.2, 0.4, 0.9]), made("accuracy", [0.3, 0.6, 1.0])
+    for run, values in ((a, [0.2, 0.4, 0.9]), (b, [0.3, 0.6, 1.0])):
+        run.test_all[0]["task_values"] = values
+    runs = {"1-shot: A": a, "1-shot: A + CML": b}
+    # Differences 0.1, 0.2, 0.1: sd 0.0577, 1.96 sd / sqrt(3) is 0.0653.
+    assert "(+13.3 ± 6.5) |" in table.of_methods(runs, {"A + CML": "A"})
