@@ -1,8 +1,8 @@
 """What is stored of a study: every run that has ended, and how far it got.
 
 docs/results/NAME.json holds, for each label, its command and its cells: repeat to the entries of
-results.json, with "progress" and "curve", and with what each task of its headline test got. A cell
-is stored as soon as its run has ended, so that a study goes on where it was, on another machine
+results.json, with "progress" and "curve", and with what each seed or each task of its tests got. A
+cell is stored as soon as its run has ended, so that a study goes on where it was, on another machine
 too. "all" stands for repeats that were stored as one.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from experiments.run_folder import folder
-from experiments.run_folder.results import Results, interval, read_results
+from experiments.run_folder.results import Results, Test, interval, read_results
 from experiments.run_folder.task_values import read_task_values
 
 Stored = dict[str, dict[str, Any]]
@@ -59,11 +59,8 @@ def store(path: Path, label: str, repeat: str, command: str, workdir: Path, ende
     every = -(-len(curve) // _POINTS) or 1
     cell = results.to_dict() | {"progress": progress, "curve": curve[::every]}
     if (workdir / folder.TASK_VALUES).exists():  # linear probing on graphs has none
-        headline = results.test_all.index(results.test)
-        [values, *_] = read_task_values(workdir, results)[headline]
-        test = results.test | {"task_values": [round(float(v), 5) for v in values]}
-        cell["test_all"] = [*results.test_all]
-        cell["test_all"][headline] = test
+        of_tasks = read_task_values(workdir, results)
+        cell["test_all"] = list(map(_with_values, results.test_all, of_tasks))
     entry = stored.setdefault(label, {"cells": {}})
     entry["command"] = command
     entry["cells"].pop("all", None)
@@ -140,6 +137,13 @@ def combined(repeats: Sequence[Results]) -> Results:
         wall_seconds=sum(run.wall_seconds or 0 for run in repeats),
         runs=[{"best_step": run.validation["step"]} for run in repeats],
     )
+
+
+def _with_values(test: Test, of_tasks: np.ndarray) -> dict[str, Any]:
+    """A test with what pairs it with that of another run: the means of its seeds, or its tasks."""
+    if len(of_tasks) > 1:
+        return {**test, "values": of_tasks.mean(1, dtype=float).tolist()}
+    return {**test, "task_values": np.round(of_tasks[0].astype(float), 4).tolist()}
 
 
 def _bare(cell: Mapping[str, Any]) -> dict[str, Any]:

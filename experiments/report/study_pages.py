@@ -51,7 +51,7 @@ def draw(name: str, study: Study, results: Path) -> None:
         plots.compare({k: rows for k, rows in curves.items() if rows}, picture, title, study.curve)
         return
     runs = {label: cells.results_of(entry) for label, entry in stored.items()}
-    found = table.cells_of(runs)
+    found = table.cells_of(runs, study.by_steps)
     if study.base:  # too many rows for a picture: CML-dagger is in the table
         found = {row: cell for row, cell in found.items() if "CML-dagger" not in row}
     plots.points(found, picture, title, table.metric_of(runs))
@@ -70,7 +70,7 @@ def page_parts(name: str, study: Study, results: Path, title: str) -> dict[str, 
     order = [label for label in (*study.runs, *study.probes) if label in stored]
     runs = {label: cells.results_of(stored[label]) for label in order}
     if study.base or not study.curve:
-        numbers = table.of_methods(runs, study.base, study.beside)
+        numbers = table.of_methods(runs, study.base, study.beside, study.by_steps)
     else:
         numbers = table.of_tests(runs)
     first = runs[order[0]]

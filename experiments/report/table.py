@@ -42,6 +42,7 @@ def of_methods(
     runs: Mapping[str, Results],
     base: Mapping[str, str] | None = None,
     beside: Mapping[str, Mapping[str, str]] | None = None,
+    by_steps: bool = False,
 ) -> str:
     """A table with a row for every method; its columns are those of `cells_of`.
 
@@ -49,9 +50,10 @@ def of_methods(
       runs: Label to results, all of one metric.
       base: Row to the row that it is compared with, pair by pair of its repeats.
       beside: More rows, such as published numbers: label to column to text.
+      by_steps: As in `cells_of`.
     """
     metric, base = metric_of(runs), base or {}
-    cells = cells_of(runs)
+    cells = cells_of(runs, by_steps)
     columns = list(dict.fromkeys(column for row in cells.values() for column in row))
     rows = []
     for method, row in cells.items():
@@ -90,8 +92,8 @@ def of_commands(
     return markdown(["run", "steps", "best step", "minutes of training", "command"], rows)
 
 
-def cells_of(runs: Mapping[str, Results]) -> Cells:
-    """Row to column to its tests after the most inner steps.
+def cells_of(runs: Mapping[str, Results], by_steps: bool = False) -> Cells:
+    """Row to column to its tests, of the meta-learner by inner steps or of all after the most.
 
     A label "COLUMN: ROW" says where its tests are; CML-dagger has rows of its own. Otherwise a row
     is a method, and its columns are what it reaches alone, under CML (" + CML" in the label) and as
@@ -99,9 +101,16 @@ def cells_of(runs: Mapping[str, Results]) -> Cells:
 
     Args:
       runs: Label to results.
+      by_steps: Whether the columns are the numbers of inner steps.
     """
     cells: Cells = {}
     for label, run in runs.items():
+        if by_steps:
+            own = [test for test in run.test_all if test["predicts"] == "meta-learner"]
+            for test in own:
+                column = f"{test['num_steps']} step" + "s" * (test["num_steps"] != 1)
+                cells.setdefault(label, {}).setdefault(column, []).append(test)
+            continue
         most = max(test["num_steps"] for test in run.test_all)
         for test in run.test_all:
             who = test["predicts"]

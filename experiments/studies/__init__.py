@@ -1,5 +1,6 @@
 """Lists of runs, by the name of their study: `python -m experiments.study NAME` makes them."""
 
+from experiments.studies.agreement import AGREEMENT
 from experiments.studies.images import (
     CIFAR_FS,
     CIFAR_FS_FULL,
@@ -18,6 +19,7 @@ STUDIES: dict[str, Study] = {
     "omniglot": OMNIGLOT,
     "sinusoid": SINUSOID,
     "sinusoid_agreement": SINUSOID_AGREEMENT,
+    "agreement": AGREEMENT,
     "methods": METHODS,
     "nodes": NODES,
     "cifar_fs": CIFAR_FS,

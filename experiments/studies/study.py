@@ -19,6 +19,7 @@ class Study(NamedTuple):
       beside: More rows of a table with columns: label to column to text.
       repeats: Settings, each of which makes one run of every label; intervals are over them.
       base: The row that a row is compared with, repeat by repeat: row to row.
+      by_steps: Whether the columns of the table are the numbers of inner steps.
       probes: Label to the settings of a run of `experiments.linear_probing`.
     """
 
@@ -28,6 +29,7 @@ class Study(NamedTuple):
     beside: dict[str, dict[str, str]] = {}
     repeats: tuple[tuple[str, ...], ...] = ((),)
     base: dict[str, str] = {}
+    by_steps: bool = False
     probes: dict[str, tuple[str, ...]] = {}
 
     def command(self, label: str) -> list[str]:
