@@ -2,8 +2,8 @@
 
 docs/results/NAME.json holds, for each label, its command and its cells: repeat to the entries of
 results.json, with "progress" and "curve", and with what each seed or each task of its tests got. A
-cell is stored as soon as its run has ended, so that a study goes on where it was, on another machine
-too. "all" stands for repeats that were stored as one.
+cell is stored as soon as its run has ended, so that a study goes on where it was, on another
+machine too. "all" stands for repeats that were stored as one.
 """
 
 from collections.abc import Mapping, Sequence
