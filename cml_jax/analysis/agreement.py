@@ -5,6 +5,8 @@ import jax.numpy as jnp
 
 from cml_jax.types import PyTree
 
+_EXACT = jax.lax.Precision.HIGHEST  # never TF32 or bfloat16
+
 
 def task_norms(displacements: PyTree) -> jax.Array:
     """How far each task moves: `|d_t|`.
@@ -15,7 +17,8 @@ def task_norms(displacements: PyTree) -> jax.Array:
     Returns:
       `[T]`.
     """
-    return jnp.sqrt(jnp.diagonal(_products(displacements)))
+    squares = [jnp.square(d).sum(1) for d in _flat(displacements)]
+    return jnp.sqrt(jax.tree.reduce(jnp.add, squares))
 
 
 def task_cosines(displacements: PyTree) -> jax.Array:
@@ -35,9 +38,9 @@ def task_cosines(displacements: PyTree) -> jax.Array:
      [ 0.  1.  0.]
      [-1.  0.  1.]]
     """
-    products = _products(displacements)
-    norms = jnp.sqrt(jnp.diagonal(products))
-    return products / (norms[:, None] * norms[None])
+    products = [jnp.matmul(d, d.T, precision=_EXACT) for d in _flat(displacements)]
+    norms = task_norms(displacements)
+    return jax.tree.reduce(jnp.add, products) / (norms[:, None] * norms[None])
 
 
 def weighted_step(displacements: PyTree, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -58,18 +61,17 @@ def weighted_step(displacements: PyTree, weights: jax.Array) -> tuple[jax.Array,
     >>> print(length, cosine)
     1.0 0.0
     """
-    products = _products(displacements)
-    uniform = jnp.full(weights.shape, 1 / len(weights), products.dtype)
-    weights = weights.astype(products.dtype)
+    leaves = _flat(displacements)
+    mean = [d.mean(0) for d in leaves]
+    weighted = [jnp.matmul(weights.astype(d.dtype), d, precision=_EXACT) for d in leaves]
 
-    def dot(a, b):
-        return jnp.sum(a[:, None] * products * b[None])
+    def dot(x, y):
+        return jax.tree.reduce(jnp.add, [jnp.sum(a * b) for a, b in zip(x, y, strict=True)])
 
-    mean, weighted = jnp.sqrt(dot(uniform, uniform)), jnp.sqrt(dot(weights, weights))
-    return weighted / mean, dot(weights, uniform) / (weighted * mean)
+    lengths = jnp.sqrt(dot(weighted, weighted)), jnp.sqrt(dot(mean, mean))
+    return lengths[0] / lengths[1], dot(weighted, mean) / (lengths[0] * lengths[1])
 
 
-def _products(displacements):
-    """The inner products of all pairs of tasks, `[T, T]`."""
-    flat = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(displacements)]
-    return sum(jnp.matmul(d, d.T, precision=jax.lax.Precision.HIGHEST) for d in flat)
+def _flat(displacements):
+    """The leaves, each as `[T, size]`."""
+    return [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(displacements)]
