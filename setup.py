@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     "plots": ["matplotlib>=3.8"],
+    "analysis": ["matplotlib>=3.8", "scikit-learn>=1.5"],
     "tensorboard": ["tensorboardX>=2.6"],
     "tfds": ["tensorflow-cpu>=2.16"],
     "cuda12": ["jax[cuda12]>=0.10"],

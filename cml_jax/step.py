@@ -113,7 +113,7 @@ def task_gradients(
         (loss, rest), gradient = jax.value_and_grad(objective, has_aux=True)(trained)
         return TaskGradients(loss, gradient, *rest)
 
-    return _over_tasks(one_task, tasks, chunk)
+    return over_tasks(one_task, tasks, chunk)
 
 
 def meta_gradient(
@@ -334,7 +334,7 @@ def evaluate(
             outputs = jax.vmap(predict_one)(queries)
         return metric(outputs, task.query.targets)
 
-    return _over_tasks(one_task, tasks, chunk)
+    return over_tasks(one_task, tasks, chunk)
 
 
 def _trained(params):
@@ -393,7 +393,20 @@ def _without_noise(inputs):
     return jax.tree.map(lambda x: x.inputs if is_noisy(x) else x, inputs, is_leaf=is_noisy)
 
 
-def _over_tasks(function, tasks, chunk):
+def over_tasks(function: Callable[[Task], PyTree], tasks: Task, chunk: int | None = None) -> PyTree:
+    """A function of one task applied to a batch of them, `chunk` at a time.
+
+    Args:
+      function: From a `Task` with leaves `[n, ...]` to any tree of arrays.
+      tasks: A batch of tasks, leaves `[T, n, ...]`.
+      chunk: The number of tasks that run at a time, as in `meta_step`.
+
+    Returns:
+      A tree with leaves `[T, ...]`.
+
+    Raises:
+      ValueError: When chunk does not divide T.
+    """
     num_tasks = jax.tree.leaves(tasks)[0].shape[0]
     if chunk is None or chunk == num_tasks:
         return jax.vmap(function)(tasks)

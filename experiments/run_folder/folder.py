@@ -10,6 +10,8 @@ last/, best/        checkpoints: to resume from, and to test
 tensorboard/        the reports for TensorBoard
 learning_curve.png  the reports as a picture
 fits.png            predictions on the first test tasks (regression)
+analysis.json       what `experiments.analyze` found
+analysis/           its pictures
 """
 
 import contextlib
@@ -30,6 +32,7 @@ LAST, BEST = "last", "best"
 TENSORBOARD = "tensorboard"
 LEARNING_CURVE = "learning_curve.png"
 FITS = "fits.png"
+ANALYSIS, ANALYSIS_PICTURES = "analysis.json", "analysis"
 
 Row = dict[str, float | None]
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from experiments.choices.key import ConfigError
 from experiments.run_folder import folder
 from experiments.run_folder.folder import read_json, write_json
-from experiments.settings.config import KEYS, flat, may_change_on_resume
+from experiments.settings.config import KEYS, default_config, flat, may_change_on_resume
 
 
 def default_workdir(config_path: str, config: ConfigDict) -> Path:
@@ -80,6 +80,32 @@ def record(
             "choose another --workdir, or resume with the new ones by --accept_changes"
         )
     return differing
+
+
+def recorded(workdir: Path) -> ConfigDict:
+    """The config that a run was started with, from its `config.json`.
+
+    Args:
+      workdir: The run's folder.
+
+    Raises:
+      ConfigError: There is no run in the folder, or its `config.json` is not what this version
+        writes.
+    """
+    path = Path(workdir, folder.CONFIG)
+    if not path.exists():
+        raise ConfigError(f"no run in {workdir}: choose the --workdir of one that is trained")
+    config = default_config()
+    for name, value in _recorded(path).items():
+        *section, leaf = name.split(".")
+        node = config[section[0]] if section else config
+        try:
+            node[leaf] = tuple(value) if isinstance(value, list) else value
+        except (KeyError, TypeError):
+            raise ConfigError(
+                f"{path} has {name}={value!r}, which this version does not know: correct it"
+            ) from None
+    return config
 
 
 def changed(config: ConfigDict, workdir: Path) -> list[str]:

@@ -1,0 +1,183 @@
+"""The numbers of analysis.json, a function for each analysis in `experiments.analyses`."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.run_folder.results import is_share
+
+Arrays = Mapping[str, Any]
+
+
+def cooperation(found: Arrays, metric: str) -> dict[str, Any]:
+    """Cosines of each layer, and how often all of them are positive."""
+    del metric
+    layers = {}
+    for name in in_order(found["tasks"]):
+        tasks, batches = found["tasks"][name], found["batches"][name]
+        layers[name] = {
+            **_mean_sd(tasks),
+            "positive": float((tasks > 0).mean()),
+            "of_batches": _mean_sd(batches) | {"positive": float((batches > 0).mean())},
+        }
+    return {
+        "layers": layers,
+        "all_positive": float(found["tasks_hold"].mean()),
+        "all_positive_of_batches": float(found["batches_hold"].mean()),
+    }
+
+
+def gradient_norms(found: Arrays, metric: str) -> dict[str, Any]:
+    """The norm of each layer's gradient on both sets."""
+    del metric
+    return {
+        part: {name: _mean_sd(found[part][name]) for name in in_order(found[part])}
+        for part in ("support", "query")
+    }
+
+
+def similarity(found: Arrays, metric: str) -> dict[str, Any]:
+    """CKA of each layer."""
+    del metric
+    return {name: _mean_sd(found[name]) for name in in_order(found)}
+
+
+def features(found: Arrays, metric: str) -> dict[str, Any]:
+    """Between-class shares of the features' variance."""
+    del metric
+    return {
+        part: {when: _mean_sd(each[when]) for when in ("before", "after")}
+        for part, each in found["shares"].items()
+    }
+
+
+def agreement(found: Arrays, metric: str) -> dict[str, Any]:
+    """Weights in units of 1 / T, what goes along with them, and what they do to the step."""
+    del metric
+    weights = found["weights"] * found["weights"].shape[1]
+    pairs = ~np.eye(weights.shape[1], dtype=bool)
+    return {
+        "weights": _mean_sd(weights)
+        | {
+            "min": float(weights.min()),
+            "max": float(weights.max()),
+            "negative": float((weights < 0).mean()),
+        },
+        "correlation": {
+            "loss": correlation(weights, found["losses"]),
+            "displacement_norm": correlation(weights, found["norms"]),
+        },
+        "task_cosines": _mean_sd(found["cosines"][:, pairs]),
+        "step_length": _mean_sd(found["length"]),
+        "step_cosine": _mean_sd(found["cosine"]),
+    }
+
+
+def adaptation(found: Arrays, metric: str) -> dict[str, Any]:
+    """The metric after each number of inner steps, with 95% intervals."""
+    values = found["values"]
+    half = 1.96 * values.std(1, ddof=1) / np.sqrt(values.shape[1])
+    return {
+        "metric": metric,
+        "num_steps": found["num_steps"].tolist(),
+        "mean": values.mean(1).tolist(),
+        "ci95": half.tolist(),
+        "trained": found["trained"],
+    }
+
+
+def in_words(name: str, numbers: Mapping[str, Any]) -> str:
+    """An analysis in a line.
+
+    Args:
+      name: Name of the analysis.
+      numbers: What the function of this name returned.
+    """
+    return _WORDS[name](numbers)
+
+
+def in_order(layers: Mapping[str, Any]) -> list[str]:
+    """Names of layers as the network has them: by number, and a module after what it is made of.
+
+    >>> in_order({"body": 0, "head": 0, "body/Dense_10": 0, "body/Dense_2": 0})
+    ['body/Dense_2', 'body/Dense_10', 'body', 'head']
+    """
+
+    def key(name):
+        parts = [re.split(r"(\d+)", part) for part in name.split("/")]
+        return [(0, [int(p) if p.isdigit() else p for p in part]) for part in parts] + [(1, [])]
+
+    return sorted(layers, key=key)
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> float | None:
+    """Pearson's correlation of two arrays; None where one of them does not vary."""
+    x, y = (a.astype(np.float64).ravel() for a in (x, y))
+    x, y = x - x.mean(), y - y.mean()
+    scale = np.linalg.norm(x) * np.linalg.norm(y)
+    return float(x @ y / scale) if scale > 0 else None
+
+
+def _mean_sd(values: np.ndarray) -> dict[str, float | None]:
+    """Mean and standard deviation of what is a number."""
+    values = np.asarray(values, np.float64)
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return {"mean": None, "sd": None}
+    return {"mean": float(values.mean()), "sd": float(values.std(ddof=values.size > 1))}
+
+
+def _said(number: float | None, form: str = ".2f") -> str:
+    return "not defined" if number is None else format(number, form)
+
+
+def _cooperation_in_words(numbers):
+    return (
+        f"positive in every layer for {numbers['all_positive']:.0%} of tasks and for "
+        f"{numbers['all_positive_of_batches']:.0%} of batches"
+    )
+
+
+def _gradient_norms_in_words(numbers):
+    norms = [layer["mean"] for layer in numbers["query"].values()]
+    return f"{_said(min(norms), '.3g')} to {_said(max(norms), '.3g')} on the query set"
+
+
+def _similarity_in_words(numbers):
+    lowest = min(numbers, key=lambda name: 2 if (m := numbers[name]["mean"]) is None else m)
+    return f"changed most is {lowest}, CKA {_said(numbers[lowest]['mean'])}"
+
+
+def _features_in_words(numbers):
+    query = numbers["query"]
+    return (
+        f"{_said(query['before']['mean'])} of the query features' variance is between classes "
+        f"before adaptation, {_said(query['after']['mean'])} after"
+    )
+
+
+def _agreement_in_words(numbers):
+    return (
+        f"the weighted step is {_said(numbers['step_length']['mean'])} x the mean's length, at "
+        f"cosine {_said(numbers['step_cosine']['mean'])}, "
+        f"{numbers['weights']['negative']:.0%} of weights are negative"
+    )
+
+
+def _adaptation_in_words(numbers):
+    form = ".1%" if is_share(numbers["metric"]) else ".3g"
+    steps = " / ".join(map(str, numbers["num_steps"]))
+    values = " / ".join(format(value, form) for value in numbers["mean"])
+    return f"{numbers['metric']} {values} after {steps} inner steps"
+
+
+_WORDS = {
+    "cooperation": _cooperation_in_words,
+    "gradient_norms": _gradient_norms_in_words,
+    "similarity": _similarity_in_words,
+    "features": _features_in_words,
+    "agreement": _agreement_in_words,
+    "adaptation": _adaptation_in_words,
+}
