@@ -112,7 +112,7 @@ def gradient_descent(
     loss: Callable[..., jax.Array],
     params: Params,
     optimizer: optax.GradientTransformation,
-    num_steps: int,
+    num_steps: int | jax.Array,
     *,
     adapts: PyTree = True,
     first_order: jax.typing.ArrayLike = False,
@@ -132,7 +132,9 @@ def gradient_descent(
       params: The parameters that the loop starts from, a tree of floating arrays.
       optimizer: Any optax transformation; it starts from a fresh state. `check_differentiable` says
         whether its derivative is finite everywhere.
-      num_steps: The number of steps K, a static integer from 0.
+      num_steps: The number of steps K, from 0. An int; or a traced integer, where one compiled
+        program is to test after different numbers of steps, which JAX cannot differentiate in
+        reverse.
       adapts: Which parts adapt, True or a prefix tree of bools. The other parts are constants of
         the loop; the derivative with respect to them is kept.
       first_order: Whether the inner gradients count as constants (FOMAML). It may be a traced bool,
@@ -167,7 +169,7 @@ def gradient_descent(
     >>> print(jax.grad(outer_loss)(params)["head"])
     -0.125
     """
-    if num_steps < 0:
+    if not isinstance(num_steps, jax.Array) and num_steps < 0:
         raise ValueError(f"num_steps={num_steps} but an inner loop has 0 or more steps: raise it")
     fast = select(adapts, params)
 
@@ -188,8 +190,16 @@ def gradient_descent(
         updates, opt_state = optimizer.update(gradients, opt_state, fast)
         return (optax.apply_updates(fast, updates), opt_state), None
 
-    if num_steps and jax.tree.leaves(fast):
-        carry = (fast, optimizer.init(fast))
+    if not jax.tree.leaves(fast):
+        return merge(fast, params)
+    carry = (fast, optimizer.init(fast))
+    if isinstance(num_steps, jax.Array):
+
+        def numbered(k, carry):
+            return step(carry, None if first_step is None else k + first_step)[0]
+
+        fast, _ = jax.lax.fori_loop(jnp.zeros_like(num_steps), num_steps, numbered, carry)
+    elif num_steps:
         step = jax.checkpoint(step, prevent_cse=False) if remat else step
         numbers = None
         if first_step is not None:

@@ -277,7 +277,7 @@ def evaluate(
     tasks: Task,
     metric: Metric,
     *,
-    transductive: bool = True,
+    transductive: jax.typing.ArrayLike = True,
     chunk: int | None = None,
 ) -> jax.Array:
     """Adapts to every support set and scores the query set.
@@ -293,7 +293,7 @@ def evaluate(
       transductive: True predicts all queries of a task in one batch, so that batch statistics
         (where the network has them) see all queries, as in MAML's published numbers. False predicts
         each query together with the support set only, so that nothing is learned from the other
-        queries.
+        queries. A traced bool makes one program of both.
       chunk: The number of tasks that run at a time, as in `meta_step`.
 
     Returns:
@@ -317,7 +317,8 @@ def evaluate(
       (3,)
     """
     _check_tasks(tasks)
-    if not transductive:
+    traced = isinstance(transductive, jax.Array)
+    if traced or not transductive:
         _check_queries_join_the_support(tasks)
 
     def one_task(task):
@@ -328,10 +329,14 @@ def evaluate(
             inputs = jax.tree.map(lambda s, q: jnp.concatenate([s, q[None]]), support, query)
             return jax.tree.map(lambda o: o[-1], method.predict(adapted, inputs)[0])
 
-        if transductive:
-            outputs, _ = method.predict(adapted, queries)
+        def predict_all(queries):
+            return method.predict(adapted, queries)[0]
+
+        predict_each = jax.vmap(predict_one)
+        if traced:
+            outputs = jax.lax.cond(transductive, predict_all, predict_each, queries)
         else:
-            outputs = jax.vmap(predict_one)(queries)
+            outputs = (predict_all if transductive else predict_each)(queries)
         return metric(outputs, task.query.targets)
 
     return over_tasks(one_task, tasks, chunk)

@@ -72,15 +72,18 @@ def evaluate(
     rows, values_of_rows = [], []
     labels = learner.replicas.groups()
     modes = (True, False) if problem.batch_statistics else (True,)
+    scorers = {
+        who: scorer(learner, problem, plan, lambda steps, who=who: learner.tested(steps)[who])
+        for who in learner.tested(schedule.test_steps[0])
+    }
     for steps in schedule.test_steps:
-        for who, method_of in learner.tested(steps).items():
-            if stop_requested():
-                raise KeyboardInterrupt
-            score = scorer(learner.replicas, problem, plan, method_of, "test", modes)
-            scores = score(params, feed, count=schedule.test_tasks)
-            for transductive, values in zip(modes, scores, strict=True):
+        for who, score in scorers.items():
+            for transductive in modes:
+                if stop_requested():
+                    raise KeyboardInterrupt
                 row = {"predicts": who, "num_steps": steps, "transductive": transductive}
-                values = np.asarray(values).reshape(-1, schedule.test_tasks)
+                values = score(params, feed, schedule.test_tasks, steps, transductive)
+                values = values.reshape(-1, schedule.test_tasks)
                 for label, members in labels.items():
                     row |= {"run": label} if label else {}
                     rows.append(row | interval(problem.metric_name, values[members]))

@@ -1,6 +1,7 @@
-"""Compiled scoring: the metric of a split's first tasks, in validation and test."""
+"""Compiled scoring: the metric of many tasks, in validation and in the final test."""
 
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,61 +12,87 @@ import numpy as np
 import cml_jax
 from cml_jax.tasks import Gathered, task_keys
 from cml_jax.types import Method
+from experiments.build.learner import Learner
 from experiments.build.problem import Problem
-from experiments.build.replicas import Replicas, side_by_side
+from experiments.build.replicas import side_by_side
 from experiments.machine.devices import Plan
+
+_TASKS = 256  # of a dispatch
 
 
 def scorer(
-    replicas: Replicas,
+    learner: Learner,
     problem: Problem,
     plan: Plan,
-    method_of: Callable[[Any, Any], Method],
-    split: str,
-    modes: Sequence[bool] = (True,),
-) -> Callable[..., list[np.ndarray]]:
-    """A compiled `(params, feed, count=n) -> values`: the metric of a split's first n tasks.
+    method_of: Callable[[Any], Callable[[Any, Any], Method]],
+) -> Callable[..., np.ndarray]:
+    """`(params, feed, count, num_steps, transductive) -> values`: the metric of a split's tasks.
+
+    One compiled program does for all splits whose arrays have one shape, for any number of tasks
+    and of inner steps, and for both ways to predict. So validation and test share it.
 
     Every device takes an equal share; what the tasks that fill up the last round give is dropped.
 
     Args:
-      replicas: The replicas of the run; several are a leading axis of `params` and of the values.
-      problem: The problem, whose test tasks and metric are used.
-      plan: How tasks are laid out on the devices.
-      method_of: `(swept, data) -> Method`.
-      split: The name of the split.
-      modes: Whether queries are predicted all at once (True) or each alone; `values` is a list
-        with an array `[n]` for each mode.
+      learner: Its replicas are side by side.
+      problem: How a test task is made, and the metric.
+      plan: How many tasks run at a time, and where the result is placed.
+      method_of: From a number of inner steps, which may be traced, to `(swept, data) -> Method`.
+
+    Returns:
+      A function from the parameters (with an axis of replicas where there is one), the feed of a
+      split, how many tasks, how many inner steps, and whether all queries are predicted at once,
+      to `[count]`, or `[replicas, count]`.
     """
+    static = ["rounds", "at_a_time"]
+    if learner.static_steps:
+        static.append("num_steps")
+    if not problem.batch_statistics:  # both ways are the same
+        static.append("transductive")
 
-    @partial(jax.jit, static_argnames=("rounds", "at_a_time"), out_shardings=plan.replicated)
-    def score_rounds(params, data, start, *, rounds, at_a_time):
+    @partial(jax.jit, static_argnames=static, out_shardings=plan.replicated)
+    def score_rounds(
+        params, data, split, start, used, num_steps, transductive, *, rounds, at_a_time
+    ):
         def one_replica(swept, params, data, start):
-            method = method_of(swept, data)
-            keys = task_keys(jax.random.key(swept["seed"]), split, start, rounds * at_a_time)
+            method = method_of(num_steps)(swept, data)
+            key = jax.random.key(swept["seed"])
 
-            def one_round(xs):
-                keys, i = xs
+            def one_round(i, values):
+                keys = task_keys(key, split, start + i * at_a_time, at_a_time)
                 keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
                 tasks = draw_batch(problem.draw_test, keys, data, i)
-                return [
-                    cml_jax.evaluate(method, params, tasks, problem.metric, transductive=mode)
-                    for mode in modes
-                ]
+                value = cml_jax.evaluate(
+                    method, params, tasks, problem.metric, transductive=transductive
+                )
+                return values.at[i].set(value.astype(values.dtype))
 
-            rows = keys.reshape(rounds, at_a_time), jnp.arange(rounds)
-            return [value.reshape(-1) for value in jax.lax.map(one_round, rows)]
+            values = jnp.zeros((rounds, at_a_time), jnp.float32)
+            return jax.lax.fori_loop(0, used, one_round, values).reshape(-1)
 
-        return side_by_side(replicas, one_replica, (0, None, None))(params, data, start)
+        return side_by_side(learner.replicas, one_replica, (0, None, None))(params, data, start)
 
-    def score(params, feed, *, count):
+    def score(params, feed, count, num_steps, transductive):
         at_a_time = plan.chunk or 32 * plan.devices
-        rounds = feed.rows(at_a_time, -(-count // at_a_time))
+        rounds = feed.rows(at_a_time, -(-_TASKS // at_a_time))
+        split = np.uint32(zlib.crc32(feed.split.encode()))
         parts = []
         for start in range(0, count, rounds * at_a_time):
+            used = min(rounds, -(-(count - start) // at_a_time))
             data = feed.tasks(start, rounds, at_a_time)
-            parts.append(score_rounds(params, data, start, rounds=rounds, at_a_time=at_a_time))
-        return [np.concatenate(values, -1)[..., :count] for values in zip(*parts, strict=True)]
+            values = score_rounds(
+                params,
+                data,
+                split,
+                np.int32(start),
+                np.int32(used),
+                num_steps if learner.static_steps else np.int32(num_steps),
+                transductive if not problem.batch_statistics else np.bool_(transductive),
+                rounds=rounds,
+                at_a_time=at_a_time,
+            )
+            parts.append(np.asarray(values))
+        return np.concatenate(parts, -1)[..., :count]
 
     return score
 

@@ -282,14 +282,14 @@ def _check_reports(schedule, workdir, restored):
 def _validation(learner, problem, plan, schedule, feed):
     """`(params) -> (value, report)`: the value that decides which is best, `[]` or `[replicas]`."""
     scorers = {
-        who: scorer(learner.replicas, problem, plan, method_of, "validation")
-        for who, method_of in learner.validated.items()
+        who: scorer(learner, problem, plan, lambda steps, who=who: learner.validated(steps)[who])
+        for who in learner.validated(learner.num_steps)
     }
 
     def validate(params):
         values = {}
         for who, score in scorers.items():
-            [scores] = score(params, feed, count=schedule.validation_tasks)
+            scores = score(params, feed, schedule.validation_tasks, learner.num_steps, True)
             values[f"{who}/{problem.metric_name}"] = np.asarray(scores, np.float64).mean(-1)
         report = {}
         for metric, value in values.items():

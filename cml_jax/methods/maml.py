@@ -13,7 +13,7 @@ def maml(
     model: Model,
     loss: Loss,
     *,
-    num_steps: int,
+    num_steps: int | jax.Array,
     learning_rate: PyTree | None = None,
     optimizer: optax.GradientTransformation | None = None,
     adapts: PyTree = True,
@@ -34,7 +34,8 @@ def maml(
     Args:
       model: The network.
       loss: A function `(outputs, targets) -> scalar`, used in both loops.
-      num_steps: The number K of inner steps, static.
+      num_steps: The number K of inner steps, an int; at test it may be traced, see
+        `gradient_descent`.
       learning_rate: The inner rate, a scalar or a prefix tree such as `{"body": 0.0, "head": 0.5}`.
       optimizer: The inner optimiser in place of learning_rate, any optax transformation such as
         `optax.adam(0.01, eps_root=1e-8)`. The paper has plain gradient descent only.

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 
-def task_keys(key: jax.Array, split: str, start: int | jax.Array, count: int) -> jax.Array:
+def task_keys(
+    key: jax.Array, split: str | jax.Array, start: int | jax.Array, count: int
+) -> jax.Array:
     """Makes the keys of the tasks `start, ..., start + count - 1` of a split.
 
         key_i = fold_in(fold_in(key, crc32(split)), i)
@@ -25,12 +27,14 @@ def task_keys(key: jax.Array, split: str, start: int | jax.Array, count: int) ->
 
     Args:
       key: The run's typed key, `jax.random.key(seed)`.
-      split: Any name, usually "train", "validation" or "test".
+      split: Any name, usually "train", "validation" or "test"; or the crc32 of its UTF-8 text as a
+        traced uint32, where one compiled program is to read several splits.
       start: The index of the first task, int32; may be traced, as in `step * count`.
       count: The number of keys, static.
 
     Returns:
       Typed keys `[count]`.
     """
-    split_key = jax.random.fold_in(key, zlib.crc32(split.encode()))
+    number = zlib.crc32(split.encode()) if isinstance(split, str) else split
+    split_key = jax.random.fold_in(key, number)
     return jax.vmap(jax.random.fold_in, (None, 0))(split_key, start + jnp.arange(count))

@@ -31,9 +31,11 @@ class Learner(NamedTuple):
       replicas: What tells the replicas of the run apart.
       init: `(swept, data) -> MetaState`.
       meta_step: `(swept, state, tasks, data, remat, chunk) -> (MetaState, metrics)`.
-      validated: Whose validation chooses the checkpoint: a prefix in the reports to
-        `(swept, data) -> Method`. With `eval.best_of=both`, CML-dagger as the released code has it
-        stands for the co-learner.
+      num_steps: The number of inner steps in training and validation.
+      static_steps: Whether the numbers of inner steps that the next two are given must be static.
+      validated: From a number of inner steps to whose validation chooses the checkpoint: a prefix
+        in the reports to `(swept, data) -> Method`. With `eval.best_of=both`, CML-dagger as the
+        released code has it stands for the co-learner.
       tested: From a number of inner steps to what is scored at test: who predicts, to
         `(swept, data) -> Method`. That is the meta-learner, and with a co-learner CML-dagger too.
     """
@@ -41,8 +43,10 @@ class Learner(NamedTuple):
     replicas: Replicas
     init: Callable[[Swept, Any], MetaState]
     meta_step: Callable[..., tuple[MetaState, Metrics]]
-    validated: dict[str, Callable[[Swept, Any], Method]]
-    tested: Callable[[int], dict[str, Callable[[Swept, Any], Method]]]
+    num_steps: int
+    static_steps: bool
+    validated: Callable[[Any], dict[str, Callable[[Swept, Any], Method]]]
+    tested: Callable[[Any], dict[str, Callable[[Swept, Any], Method]]]
 
 
 def learner(settings: Settings, problem: Problem) -> Learner:
@@ -68,19 +72,29 @@ def learner(settings: Settings, problem: Problem) -> Learner:
             {**settings, **swept}, problem, *arguments, **fixed
         )
 
-    validated = {"validation": of(base_method, num_steps=steps)}
+    validatable = {"validation": base_method}
     if best_of_both:
-        validated["validation/co_learner"] = of(_released, num_steps=steps)
+        validatable["validation/co_learner"] = _released
     testable = {"meta-learner": base_method}
     if has_cml(settings, problem):
         if row.dagger and not problem.method:
             testable["co-learner (paper)"] = _dagger
         testable["co-learner (released code)"] = _released
 
-    def tested(num_steps):
-        return {who: of(method, num_steps=num_steps) for who, method in testable.items()}
+    def after(methods):
+        return lambda num_steps: {
+            who: of(method, num_steps=num_steps) for who, method in methods.items()
+        }
 
-    return Learner(replicas(settings), of(init), of(meta_step), validated, tested)
+    return Learner(
+        replicas(settings),
+        of(init),
+        of(meta_step),
+        steps,
+        row.static_steps,
+        after(validatable),
+        after(testable),
+    )
 
 
 def train_method(

@@ -19,6 +19,7 @@ class MethodRow(NamedTuple):
       keys: The settings that it reads.
       dagger: Whether CML-dagger as the paper writes it is defined for it.
       first_order: Whether it is always first-order.
+      static_steps: Whether its inner loop has to be compiled anew for each number of steps.
       targets: "classes" where it is for those alone; "" is any.
       needs_co_learner: Whether the co-learner is a part of the method itself, and CML is not put
         around it.
@@ -29,6 +30,7 @@ class MethodRow(NamedTuple):
     keys: dict[str, Key]
     dagger: bool = False
     first_order: bool = False
+    static_steps: bool = False
     targets: str = ""
     needs_co_learner: bool = False
     meta_step: str = ""
@@ -83,6 +85,7 @@ METHODS = {
         | _OPTIMIZER
         | _CML
         | {"minibatch": Key(0, (0, 1_000_000), "examples of Reptile's inner steps; 0: all")},
+        static_steps=True,
     ),
     "meta_sgd": MethodRow("cml_jax:meta_sgd", _RATE | _BODY_RATE | _ORDER | _CML),
     "maml_plus_plus": MethodRow(
@@ -96,6 +99,7 @@ METHODS = {
             ),
             "second_order_after": Key(0.0, (0.0, 1.0), "share of training in first order"),
         },
+        static_steps=True,
     ),
     "sharp_maml": MethodRow(
         "experiments.build.methods:sharp_maml",

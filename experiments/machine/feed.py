@@ -37,7 +37,7 @@ class Feed:
           split: Name of the split.
           seed: Seed of the run.
         """
-        self._plan = plan
+        self.split, self._plan = split, plan
         self._pool = data if plan.gather else None
         self._whole = None if plan.gather else place(data, plan)
         if self._pool is None:

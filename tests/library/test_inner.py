@@ -66,6 +66,22 @@ def test_no_steps_return_the_parameters(params):
     assert_same(gradient_descent(loss, params, sgd(0.1), 0), params)
 
 
+@pytest.mark.parametrize("numbered", [False, True])
+@pytest.mark.parametrize("optimizer", [sgd(0.1), optax.adam(0.05, eps_root=1e-8)])
+def test_one_program_does_any_number_of_steps(params, optimizer, numbered):
+    def of_step(params, number=0):
+        return jnp.asarray(1 + number, float) * loss(params)
+
+    first = 2 if numbered else None
+    run = partial(gradient_descent, of_step, optimizer=optimizer, first_step=first)
+    run_traced = jax.jit(lambda params, k: run(params, num_steps=k))
+    for k in (0, 1, 4):
+        assert_close(run_traced(params, k), run(params, num_steps=k), 1e-12)
+    assert run_traced._cache_size() == 1
+    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work"):
+        jax.grad(lambda params: loss(run_traced(params, 1)))(params)
+
+
 @pytest.mark.parametrize(
     "optimizer", [sgd(0.1), optax.sgd(0.1, momentum=0.9), optax.adam(0.05, eps_root=1e-8)]
 )

@@ -250,6 +250,13 @@ def test_only_transductive_predictions_read_other_queries(transductive):
     gap = np.abs(logit_of_the_first_query(task) - logit_of_the_first_query(changed))[0]
     assert gap > 1e-3 if transductive else gap < 1e-6
 
+    either = jax.jit(
+        lambda tasks, t: evaluate(method, params, tasks, lambda o, _: o[0, 0], transductive=t)
+    )
+    np.testing.assert_allclose(
+        either(changed, transductive), logit_of_the_first_query(changed), rtol=1e-5
+    )
+
 
 def test_metrics_are_means_over_tasks():
     method, state, tasks = build("maml+cml"), begin("maml+cml"), sinusoids()
