@@ -10,7 +10,14 @@ from ml_collections import ConfigDict
 from experiments.choices.key import ConfigError
 from experiments.run_folder import folder
 from experiments.run_folder.folder import read_json, write_json
-from experiments.settings.config import KEYS, flat, may_change_on_resume
+from experiments.settings.config import (
+    KEYS,
+    OWN_PROBLEM,
+    default_config,
+    flat,
+    keys_read,
+    may_change_on_resume,
+)
 
 
 def default_workdir(config_path: str, config: ConfigDict) -> Path:
@@ -82,6 +89,32 @@ def record(
     return differing
 
 
+def recorded(workdir: Path) -> ConfigDict:
+    """The config that a run was started with, from its `config.json`.
+
+    Args:
+      workdir: The run's folder.
+
+    Raises:
+      ConfigError: There is no run in the folder, or its `config.json` is not what this version
+        writes.
+    """
+    path = Path(workdir, folder.CONFIG)
+    if not path.exists():
+        raise ConfigError(f"no run in {workdir}: choose the --workdir of one that is trained")
+    config = default_config()
+    for name, value in _recorded(path).items():
+        *section, leaf = name.split(".")
+        node = config[section[0]] if section else config
+        try:
+            node[leaf] = tuple(value) if isinstance(value, list) else value
+        except (KeyError, TypeError):
+            raise ConfigError(
+                f"{path} has {name}={value!r}, which this version does not know: correct it"
+            ) from None
+    return config
+
+
 def changed(config: ConfigDict, workdir: Path) -> list[str]:
     """The settings that are not what the run was started with, as `name old -> new`.
 
@@ -136,6 +169,25 @@ def record_data(digest: str, workdir: Path, compare: bool) -> None:
             f"{workdir} was trained on other data or classes: restore the files (data.dir, "
             "data.file, data.split_file), or choose another --workdir"
         )
+
+
+def settings_of(workdir: Path, data: str = "") -> dict[str, Any]:
+    """What the chosen rows read of a run's settings, by dotted names; {} without `config.json`.
+
+    Args:
+      workdir: The run's folder.
+      data: What the run's results call its data: where this is not `data.name`, the problem was the
+        caller's own, and what only the program's problems read is left out.
+
+    Raises:
+      ConfigError: The folder's `config.json` is unreadable.
+    """
+    path = Path(workdir, folder.CONFIG)
+    if not path.exists():
+        return {}
+    values = _recorded(path)
+    own = bool(data) and data != values["data.name"]
+    return {name: values[name] for name in keys_read(values, OWN_PROBLEM if own else ())}
 
 
 def _recorded(path: Path) -> dict[str, Any]:
