@@ -1,5 +1,6 @@
 """The final test of the best checkpoint: numbers, each with its interval."""
 
+import shlex
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -18,6 +19,7 @@ from experiments.machine.devices import Plan
 from experiments.machine.feed import Feed
 from experiments.machine.stop_signals import stop_requested
 from experiments.report.plots import fits, learning_curve
+from experiments.report.run_report import try_report
 from experiments.run_folder import folder
 from experiments.run_folder.checkpoints import Checkpoints
 from experiments.run_folder.results import Results, describe, interval
@@ -131,6 +133,7 @@ def evaluate(
         results=results,
         groups=labels if len(validated) > 1 else None,
     )
+    examples = []
     if problem.curve is not None:
         # Not `params`: those lie on the devices of all processes, and only this one draws.
         params, swept = tree["params"], learner.replicas.values[labels[chosen][0]]
@@ -138,7 +141,16 @@ def evaluate(
             params = jax.tree.map(lambda leaf: leaf[labels[chosen][0]], params)
         examples = _example_fits(learner, problem, swept, params, schedule.test_steps)
         fits(examples, workdir / folder.FITS, workdir.name)
+    try_report(workdir, problem=problem, examples=examples, command=_command())
     return results
+
+
+def _command() -> str:
+    """The command line of the program, or "" where a run was started from Python."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None or not spec.name.startswith("experiments."):
+        return ""
+    return shlex.join(["python", "-m", spec.name, *sys.argv[1:]])
 
 
 def _each_replica(learner, problem, validated, steps):

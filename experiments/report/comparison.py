@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.report import plots
-from experiments.report.document import Block, Document, Picture, Section, Table
+from experiments.report.document import Block, Document, Picture, Section, Table, in_words
 from experiments.report.table import LONG_NAMES, number
 from experiments.report.themed import themed
 from experiments.run_folder import folder
@@ -158,19 +158,6 @@ def comparison(runs: Sequence[Run], picture: Path | None = None) -> Document:
     sections.append(Section("Settings", [table]))
     lead = f"{base.results.data}, {LONG_NAMES.get(metric, metric)}; all compared with {base.label}."
     return Document(" and ".join(run.label for run in runs), lead, [], sections)
-
-
-def in_words(value: Any) -> str:
-    """The value of a setting.
-
-    >>> in_words([1, 2]), in_words(None), in_words(0.4), in_words("")
-    ('1, 2', '-', '0.4', '""')
-    """
-    if value is None:
-        return "-"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value))
-    return '""' if value == "" else str(value)
 
 
 def _tests(runs, metric) -> Table:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Table(NamedTuple):
@@ -73,6 +73,19 @@ class Document(NamedTuple):
     lead: str
     numbers: Sequence[Number]
     sections: Sequence[Section]
+
+
+def in_words(value: Any) -> str:
+    """The value of a setting.
+
+    >>> in_words([1, 2]), in_words(None), in_words(0.4), in_words("")
+    ('1, 2', '-', '0.4', '""')
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return '""' if value == "" else str(value)
 
 
 def to_markdown(document: Document, folder: Path) -> str:

@@ -49,7 +49,7 @@ def draw_episode(task: Task, path: Path, title: str, names: Sequence[str] = ()) 
     if figure is None:
         return False
     axes = figure.subplots()
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="none")
     column = picture.shape[1] / ways
     labels = [name.replace("_", " ") for name in names] or [str(i) for i in range(ways)]
     axes.set_xticks([column * (i + 0.5) for i in range(ways)], labels, rotation=30, ha="left")

@@ -12,7 +12,7 @@ from experiments.run_folder.folder import Row
 from experiments.run_folder.results import Results, is_share
 
 # Okabe and Ito's colours, told apart by the colour-blind; the styles help where colour is not seen.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", "-.", ":")
 _BESIDE = {"frameon": False, "fontsize": 9, "loc": "center left", "bbox_to_anchor": (1, 0.5)}
 
@@ -24,6 +24,7 @@ def learning_curve(
     metric: str,
     results: Results | None = None,
     groups: Mapping[str, Sequence[int]] | None = None,
+    panels: Sequence[str] = (),
 ) -> None:
     """Draws the metric and the loss of training and validation against meta-steps.
 
@@ -37,9 +38,10 @@ def learning_curve(
       results: What the run reached; the test's mean and 95% interval are drawn as a band.
       groups: For several replicas, label to the numbers of its replicas; each has a line, the mean
         over its seeds, in a band from the lowest to the highest.
+      panels: The numbers that are drawn; () is the metric, and the loss where it is another.
     """
     same = rows and all(row.get("train/loss") == row.get(f"train/{metric}") for row in rows)
-    names = (metric,) if same else (metric, "loss")
+    names = panels or ((metric,) if same else (metric, "loss"))
     figure = new_figure(title, (5.5 * len(names), 3.8))
     if figure is None:
         return
@@ -110,7 +112,7 @@ def points(
             [y + shift for y, _ in found],
             xerr=[test["ci95"] for _, test in found],
             fmt="os^D"[i % 4],
-            color=_COLORS[i % len(_COLORS)],
+            color=COLORS[i % len(COLORS)],
             markersize=5,
             linewidth=1,
             label=column,
@@ -131,7 +133,7 @@ def points(
     axes.set_xlabel(
         f"test {LONG_NAMES.get(metric, metric)}{', all queries at once' if modes else ''}{scale}"
     )
-    _frame(axes)
+    frame(axes)
     axes.legend(**_BESIDE)
     figure.savefig(path, dpi=150)
 
@@ -149,17 +151,59 @@ def fits(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str
     if figure is None:
         return
     for axes, task in zip(figure.subplots(1, len(tasks), sharey=True), tasks, strict=True):
-        true = {"color": _COLORS[-1], "linewidth": 2.5, "alpha": 0.3, "label": "true"}
+        true = {"color": COLORS[-1], "linewidth": 2.5, "alpha": 0.3, "label": "true"}
         axes.plot(task["x"], task["true"], **true)
         for i, (steps, values) in enumerate(task["predicted"].items()):
             label = "before" if steps == 0 else f"{steps} step" + "s" * (steps > 1)
             axes.plot(task["x"], values, label=label, **_style(i))
-        axes.plot(*task["support"], "^", color=_COLORS[3], label="support")
+        axes.plot(*task["support"], "^", color=COLORS[3], label="support")
         axes.set_xlabel("x")
-        _frame(axes)
+        frame(axes)
     figure.axes[0].set_ylabel("y")
     figure.axes[-1].legend(**_BESIDE)
     figure.savefig(path, dpi=150)
+
+
+def histogram(values: np.ndarray, path: str | os.PathLike, title: str, metric: str) -> None:
+    """Draws how many test tasks got what, and their mean.
+
+    Args:
+      values: What each task got.
+      path: The picture; its suffix is the format.
+      title: The text above it.
+      metric: Name of the metric.
+    """
+    figure = new_figure(title, (5.5, 3.0))
+    if figure is None:
+        return
+    axes = figure.subplots()
+    axes.hist(values, bins(values), color=COLORS[0], edgecolor=COLORS[0], alpha=0.6)
+    axes.axvline(values.mean(), color=COLORS[1], linestyle="--", label="mean")
+    if is_share(metric):
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    axes.set_xlabel(LONG_NAMES.get(metric, metric))
+    axes.set_ylabel("test tasks")
+    frame(axes)
+    axes.legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def bins(values: np.ndarray) -> np.ndarray:
+    """Edges of a histogram: a bin for each value where they are few and evenly spaced, else thirty.
+
+    >>> bins(np.array([0.0, 0.5, 0.5, 1.0])).tolist()
+    [-0.25, 0.25, 0.75, 1.25]
+
+    Args:
+      values: At least one number, all finite.
+    """
+    found = np.unique(values.astype(np.float64))
+    if found.size > 1:
+        step = np.diff(found).min()
+        count = round((found[-1] - found[0]) / step)
+        if count <= 80:
+            return found[0] + step * (np.arange(count + 2) - 0.5)
+    return np.histogram_bin_edges(values, 30)
 
 
 def new_figure(title: str, inches: tuple[float, float]):
@@ -177,7 +221,7 @@ def new_figure(title: str, inches: tuple[float, float]):
 
 def _style(i: int) -> dict[str, str]:
     """Colour and line style of the i-th line."""
-    return {"color": _COLORS[i % len(_COLORS)], "linestyle": _STYLES[i % len(_STYLES)]}
+    return {"color": COLORS[i % len(COLORS)], "linestyle": _STYLES[i % len(_STYLES)]}
 
 
 def _series(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -199,17 +243,17 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 def _draw_test(axes, name: str, test: Mapping[str, Any]) -> None:
     mean, half = test[name], test["ci95"]
     number = f"{mean:.2%} ± {half:.2%}" if is_share(name) else f"{mean:.3g} ± {half:.2g}"
-    axes.axhline(mean, color=_COLORS[2], linestyle="-.", label=f"test {number}")
-    axes.axhspan(mean - half, mean + half, color=_COLORS[2], alpha=0.15, linewidth=0)
+    axes.axhline(mean, color=COLORS[2], linestyle="-.", label=f"test {number}")
+    axes.axhspan(mean - half, mean + half, color=COLORS[2], alpha=0.15, linewidth=0)
 
 
 def _draw_run(axes, name: str, rows: Sequence[Row]) -> None:
     steps, values = _series(rows, f"train/{name}")
-    axes.plot(steps, values, color=_COLORS[0], alpha=0.25, linewidth=0.8)
-    axes.plot(steps, _smooth(values), color=_COLORS[0], label="training")
+    axes.plot(steps, values, color=COLORS[0], alpha=0.25, linewidth=0.8)
+    axes.plot(steps, _smooth(values), color=COLORS[0], label="training")
     validated = _series(rows, f"validation/{name}")
     if len(validated[0]):
-        axes.plot(*validated, "o--", color=_COLORS[1], markersize=4, label="validation")
+        axes.plot(*validated, "o--", color=COLORS[1], markersize=4, label="validation")
 
 
 def _draw_groups(axes, name: str, rows: Sequence[Row], groups: Mapping[str, Sequence[int]]) -> None:
@@ -240,11 +284,12 @@ def _finish(axes, label: str) -> None:
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     elif values and max(values) > 20 * min(values) > 0:
         axes.set_yscale("log")
-    _frame(axes)
+    frame(axes)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False, fontsize=9)
 
 
-def _frame(axes) -> None:
+def frame(axes) -> None:
+    """A light grid, and no lines above and to the right."""
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""Pictures that are read on light and on dark ground: SVG without a ground, its ink the reader's."""
+"""Pictures for light and for dark ground: SVG without a ground, in the ink of the reader."""
 
 import contextlib
 import re
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _INK = """<style>
-svg { color: #1a1a1a; fill: currentColor; font-family: system-ui, sans-serif }
-@media (prefers-color-scheme: dark) { svg { color: #e6e6e6 } }
+svg { color: #1a1a1a; fill: currentColor; --blue: #0072b2 }
+@media (prefers-color-scheme: dark) { svg { color: #e6e6e6; --blue: #3d9fe0 } }
 </style>"""
 
 
@@ -19,8 +19,8 @@ def themed(path: Path) -> Iterator[Path]:
         with themed(workdir / "curve.svg") as path:
             learning_curve(rows, path, ...)
 
-    Black is the ink, which is light where the reader prefers dark. Text stays text, and is never
-    read as mathematics. Without matplotlib there is no file afterwards.
+    Black is the ink, which is light where the reader prefers dark; blue is lighter there. Text
+    stays text, and is never read as mathematics. Without matplotlib there is no file afterwards.
 
     Args:
       path: An SVG; its folder is made.
@@ -54,4 +54,5 @@ def with_readers_ink(svg: str) -> str:
     """
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"(?<=[:\"])\s*#000000\b", " currentColor", svg)
+    svg = re.sub(r"(?<=[:\"])\s*#0072b2\b", " var(--blue)", svg)  # dark on dark
     return re.sub(r"(<svg\b[^>]*>)", lambda match: match[1] + _INK, svg, count=1)

@@ -4,12 +4,16 @@ config.json         the settings that the run was started with
 data.json           the digest of the data that it was trained on
 metrics.jsonl       one report a line
 results.json        the final test
+report.html, .md    the run on a page
+report/             pictures of the page
 task_values.npz     what every test task got
 lock                the process that is at work in the folder
 last/, best/        checkpoints: to resume from, and to test
 tensorboard/        the reports for TensorBoard
 learning_curve.png  the reports as a picture
 fits.png            predictions on the first test tasks (regression)
+analysis.json       what `experiments.analyze` found
+analysis/           its pictures
 """
 
 import contextlib
@@ -24,12 +28,14 @@ CONFIG = "config.json"
 DATA = "data.json"
 METRICS = "metrics.jsonl"
 RESULTS = "results.json"
+REPORT, REPORT_MARKDOWN, REPORT_PICTURES = "report.html", "report.md", "report"
 TASK_VALUES = "task_values.npz"
 LOCK = "lock"
 LAST, BEST = "last", "best"
 TENSORBOARD = "tensorboard"
 LEARNING_CURVE = "learning_curve.png"
 FITS = "fits.png"
+ANALYSIS, ANALYSIS_PICTURES = "analysis.json", "analysis"
 
 Row = dict[str, float | None]
 
