@@ -1,6 +1,5 @@
 """The final test of the best checkpoint: numbers, each with its interval."""
 
-import shlex
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -141,16 +140,8 @@ def evaluate(
             params = jax.tree.map(lambda leaf: leaf[labels[chosen][0]], params)
         examples = _example_fits(learner, problem, swept, params, schedule.test_steps)
         fits(examples, workdir / folder.FITS, workdir.name)
-    try_report(workdir, problem=problem, examples=examples, command=_command())
+    try_report(workdir, problem=problem, examples=examples)
     return results
-
-
-def _command() -> str:
-    """The command line of the program, or "" where a run was started from Python."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if spec is None or not spec.name.startswith("experiments."):
-        return ""
-    return shlex.join(["python", "-m", spec.name, *sys.argv[1:]])
 
 
 def _each_replica(learner, problem, validated, steps):

@@ -96,7 +96,7 @@ def _table(table: Table) -> str:
         rows += f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>\n'
     return (
         '<div class="scroll" tabindex="0">\n<table>\n'
-        f"{f'<caption>{caption}</caption>' if caption else ''}\n"
+        f"{f'<caption><span>{caption}</span></caption>' if caption else ''}\n"
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n"
     )
 

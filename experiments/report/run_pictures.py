@@ -70,7 +70,7 @@ def episode(problem: "Problem", key: Any, workdir: Path, names: Sequence[str]) -
     shape = getattr(shapes.query.inputs, "shape", ())
     if len(shape) != 4 or shape[-1] not in (1, 3):
         return None
-    task = problem.draw_test(key, problem.data["test"])
+    task = jax.jit(problem.draw_test)(key, problem.data["test"])  # at once, not op by op
     with themed(path_of(workdir, "episode")) as path:
         draw_episode(task, path, "", names)
     return path

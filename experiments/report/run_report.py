@@ -1,5 +1,6 @@
 """The report of a finished run: report.html and report.md, from what is in its folder."""
 
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -53,17 +54,26 @@ class _Run(NamedTuple):
 
 
 def try_report(workdir: Path, **about: Any) -> None:
-    """`write_report`, where a failure is a warning: the run is finished, and its numbers stand.
+    """The report of a run that has just ended; a failure is a warning, and its numbers stand.
 
     Args:
       workdir: The run's folder.
-      **about: The other arguments of `write_report`.
+      **about: Arguments of `write_report` beside the command, which is that of this program.
     """
     try:
-        print(f"report: {write_report(workdir, **about)}", file=sys.stderr)
+        path = write_report(workdir, command=_command(), **about)
+        print(f"report: {path}", file=sys.stderr)
     except Exception as error:  # whatever a file, a font or a picture can raise
         line = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"warning: no report ({line[:300]})", file=sys.stderr)
+
+
+def _command() -> str:
+    """The command line of this program; "" where the run was started from Python."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None or not spec.name.startswith("experiments."):
+        return ""
+    return shlex.join(["python", "-m", spec.name, *sys.argv[1:]])
 
 
 def write_report(
@@ -134,11 +144,12 @@ def _lead(results: Results) -> str:
     protocol = results.protocol or {}
     method = results.method
     if results.co_learner not in (None, "", "none"):
-        method += f", co-learner {results.co_learner}"
+        method += f" with co-learner {results.co_learner}"
     if results.weighting not in (None, "uniform"):
         method += f", weighting {results.weighting}"
-    shape = [f"{protocol[name]} {name}" for name in ("ways", "shots") if protocol.get(name)]
-    return f"{method} on {', '.join([results.data, *shape])}, seed {results.seed}"
+    names = {"ways": "way", "shots": "shot"}
+    shape = [f"{protocol[name]}-{one}" for name, one in names.items() if protocol.get(name)]
+    return f"{method} on {' '.join([results.data, *shape])}, seed {results.seed}"
 
 
 def _numbers(run: _Run) -> list[Number]:
@@ -236,7 +247,7 @@ def _curves(run: _Run) -> list[Block]:
         alt = f"{_sentence(shown)} against meta-steps; training {trained}, validation {validated}"
         lines = "of each group of replicas the mean, in a band from the lowest to the highest"
         if not results.runs:
-            lines = "training is faint, and its moving average is not"
+            lines = "training is drawn as it was, faint, and smoothed"
         if path.exists():
             blocks.append(Picture(path, alt, f"{_sentence(shown)} against meta-steps; {lines}."))
         else:
@@ -370,7 +381,7 @@ def _how(run: _Run, command: str) -> Iterator[Block]:
     results = run.results
     about = {
         "method": results.method,
-        "co-learner": results.co_learner,
+        "co-learner": results.co_learner if results.co_learner != "none" else None,
         "weighting": results.weighting,
         "data": results.data,
         **{name.replace("_", " "): value for name, value in (results.protocol or {}).items()},

@@ -25,13 +25,13 @@ def themed(path: Path) -> Iterator[Path]:
     Args:
       path: An SVG; its folder is made.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
     try:
         import matplotlib
     except ImportError:
         yield path
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
     settings = {
         "font.size": 11,
         "savefig.transparent": True,
