@@ -18,6 +18,7 @@ from experiments.settings.record import settings_of
 
 # Of `data.*`, what does not decide which tasks the test has.
 _SAME_TASKS = ("dir", "queries", "train_shots", "flip", "shift", "recolor", "normalize", "features")
+_PAIRED = "Task by task, or seed by seed, with 95% intervals; and how wide they were without pairs"
 _SAME_RUN = ("hosts.", "data.dir", "tensorboard", "log_every_seconds", "checkpoint_every_minutes")
 
 
@@ -191,12 +192,14 @@ def _differences(base: Run, others: Sequence[Run]) -> list[Block]:
         if "num_seeds" in found:
             over = f"{found['num_seeds']} seeds of {over}"
         shown = f"{scale * mean:+.{digits}f} ± {scale * half:.{digits}f}"
-        rows.append([f"{run.label} - {base.label}", shown, over, verdict])
+        alone = scale * np.hypot(base.results.test["ci95"], run.results.test["ci95"])
+        cells = [shown, verdict, f"± {alone:.{digits}f}", over]
+        rows.append([f"{run.label} - {base.label}", *cells])
     blocks: list[Block] = list(notes)
     if rows:
         unit = ", percentage points" if share else ""
-        header = ["runs", f"difference{unit}", "over", "interval"]
-        blocks.insert(0, Table("Paired, with 95% intervals", header, rows))
+        header = ["runs", f"difference{unit}", "interval", "without pairs", "over"]
+        blocks.insert(0, Table(_PAIRED, header, rows))
     return blocks
 
 
@@ -210,7 +213,7 @@ def _curves(runs, path, metric) -> list[Block]:
     if not path.exists():
         return ["The curves are left out: pip install 'cml_jax[plots]'."]
     last = "; ".join(f"{label} ends at {rows[-1][name]:.4g}" for label, rows in curves.items())
-    caption = f"{LONG_NAMES.get(metric, metric)} of validation against meta-steps"
+    caption = f"Validation {LONG_NAMES.get(metric, metric)} against meta-steps"
     return [Picture(path, f"{caption}: {last}", f"{caption}, of replicas their mean.")]
 
 

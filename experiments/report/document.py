@@ -108,9 +108,9 @@ def _render(document, shown, folder):
     if document.numbers:
         parts.append(_table(["", "", ""], document.numbers, shown))
     for section in document.sections:
-        blocks = [_block(block, shown, folder) for block in section.blocks]
-        parts += [f"## {shown(section.title)}", *blocks]
-    return "\n\n".join(filter(None, parts)) + "\n"
+        blocks = list(filter(None, (_block(block, shown, folder) for block in section.blocks)))
+        parts += [f"## {shown(section.title)}", *blocks] if blocks else []
+    return "\n\n".join(parts) + "\n"
 
 
 def _block(block: Block, shown, folder: Path | None) -> str:

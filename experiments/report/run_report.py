@@ -73,7 +73,8 @@ def _command() -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is None or not spec.name.startswith("experiments."):
         return ""
-    return shlex.join(["python", "-m", spec.name, *sys.argv[1:]])
+    arguments = [a for a in sys.argv[1:] if a.lstrip("-") != "evaluate"]  # without, it trains too
+    return shlex.join(["python", "-m", spec.name, *arguments])
 
 
 def write_report(

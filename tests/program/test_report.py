@@ -64,9 +64,7 @@ def check_page(text):
 def workdir(tmp_path_factory):
     """Two seeds for each of two rates."""
     workdir = tmp_path_factory.mktemp("run")
-    config = sinusoids(
-        num_seeds=2, sweep="inner_learning_rate", sweep_values=(0.02, 0.05), co_learner="mlp"
-    )
+    config = sinusoids(num_seeds=2, sweep="inner_learning_rate", sweep_values=(0.02, 0.05))
     record(config, workdir)
     assert trained(config, workdir)
     tested(config, workdir)
