@@ -7,7 +7,7 @@ from typing import Any
 from experiments.report.document import Block, Folded, Picture, Table
 from experiments.run_folder import folder
 
-_MOST = 10**6  # bytes of pictures
+_MOST = 500_000  # bytes of pictures
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SHOWN = {
     "cooperation": "Cosines between the meta-learner's and the co-learner's gradients, by layer",

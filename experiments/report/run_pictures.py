@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cml_jax.types import Batch, Task
 from experiments.report import plots
-from experiments.report.episode import draw_episode
+from experiments.report.episode import MOST_ROWS, draw_episode
 from experiments.report.themed import themed
 from experiments.run_folder.folder import REPORT_PICTURES, Row
 from experiments.run_folder.results import Results
@@ -15,7 +16,8 @@ from experiments.run_folder.results import Results
 if TYPE_CHECKING:
     from experiments.build import Problem
 
-_MOST_ROWS = 2000  # of a curve
+_MOST_REPORTS = 2000  # of a curve
+_MOST_PIXELS = 260_000  # of an episode: half a megabyte of photographs
 
 
 def path_of(workdir: Path, name: str) -> Path:
@@ -66,14 +68,47 @@ def episode(problem: "Problem", key: Any, workdir: Path, names: Sequence[str]) -
     """
     import jax
 
-    shapes = jax.eval_shape(problem.draw_test, key, problem.data["test"])
+    from cml_jax.tasks import Gathered, ImagePool
+
+    data = problem.data["test"]
+    shapes = jax.eval_shape(problem.draw_test, key, data)
     shape = getattr(shapes.query.inputs, "shape", ())
     if len(shape) != 4 or shape[-1] not in (1, 3):
         return None
-    task = jax.jit(problem.draw_test)(key, problem.data["test"])  # at once, not op by op
+    if problem.draw is not None and isinstance(data, ImagePool):  # a pool may be too large to copy
+        draw = jax.jit(problem.draw, static_argnames="split")
+        drawn = draw(key, data.members, split="test")
+        data = Gathered(data.pixels[np.asarray(drawn.ids)], drawn.copies)
+    task = jax.jit(problem.draw_test)(key, data)  # at once, not op by op
     with themed(path_of(workdir, "episode")) as path:
-        draw_episode(task, path, "", names)
+        draw_episode(shrunk(task), path, "", names)
     return path
+
+
+def shrunk(task: Task, most: int = _MOST_PIXELS) -> Task:
+    """A task of images with few enough pixels for a page: means of squares of pixels.
+
+    >>> part = Batch(np.ones((25, 84, 84, 3)), np.arange(25) % 5)
+    >>> shrunk(Task(part, part)).query.inputs.shape
+    (25, 42, 42, 3)
+
+    Args:
+      task: Inputs `[n, h, w, c]`, targets `[n]`.
+      most: Pixels of all that `draw_episode` shows.
+    """
+    images = [np.asarray(part.inputs) for part in task]
+    ways = int(np.asarray(task.query.targets).max()) + 1
+    count = sum(min(len(each), MOST_ROWS * ways) for each in images)
+    _, height, width, channels = images[0].shape
+    side = 1
+    while count * (height // side) * (width // side) > most:
+        side += 1
+    h, w = height // side, width // side
+    means = [
+        each[:, : h * side, : w * side].reshape(-1, h, side, w, side, channels).mean((2, 4))
+        for each in images
+    ]
+    return Task(*(Batch(mean, part.targets) for mean, part in zip(means, task, strict=True)))
 
 
 def fits(examples: Sequence[Mapping[str, Any]], workdir: Path) -> Path:
@@ -90,7 +125,7 @@ def fits(examples: Sequence[Mapping[str, Any]], workdir: Path) -> Path:
 
 def thinned(rows: Sequence[Row]) -> list[Row]:
     """The rows with a validation, and as many others as a picture can show."""
-    every = max(1, len(rows) // _MOST_ROWS)
+    every = max(1, len(rows) // _MOST_REPORTS)
     return [
         row
         for i, row in enumerate(rows)
