@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 
 class Table(NamedTuple):
@@ -128,7 +129,7 @@ def _block(block: Block, shown, folder: Path | None) -> str:
         return caption + _table(block.header, block.rows, shown)
     if folder is None:
         return ""
-    path = block.path.relative_to(folder).as_posix()
+    path = quote(block.path.relative_to(folder).as_posix())
     return f"![{shown(block.alt)}]({path})\n\n{shown(block.caption)}"
 
 

@@ -39,7 +39,8 @@ def curves(
     metric = results.metric
     same = all(row.get("train/loss") == row.get(f"train/{metric}") for row in rows)
     for name in (metric,) if same else (metric, "loss"):
-        with themed(path_of(workdir, f"curve_{name}")) as path:
+        file = "curve_loss" if name == "loss" else "curve_metric"  # a metric may have any name
+        with themed(path_of(workdir, file)) as path:
             plots.learning_curve(thinned(rows), path, "", metric, results, groups, (name,))
         yield name, path
 

@@ -342,7 +342,7 @@ def _tasks(run: _Run) -> Iterator[Block]:
         alt = f"Histogram of {about}: median {quantiles[3]}, from {quantiles[0]} to {quantiles[-1]}"
         yield Picture(path, alt, f"How many test tasks got what: {about}.")
     name = LONG_NAMES.get(metric, metric)
-    yield Table("Quantiles over test tasks", ["", *names], [[name, *quantiles]])
+    yield Table("Quantiles over test tasks", ["metric", *names], [[name, *quantiles]])
     yield _hardest(run, values)
 
 

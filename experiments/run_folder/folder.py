@@ -201,7 +201,7 @@ def remove_temporary_files(workdir: Path) -> None:
     Args:
       workdir: The run's folder, locked: another process may be writing just now.
     """
-    for pattern in (".*.json*.*", f".{TASK_VALUES}.*"):
+    for pattern in (".*.json*.*", f".{TASK_VALUES}.*", ".report.*.*"):
         for left in workdir.glob(pattern):
             left.unlink()
 

@@ -16,6 +16,7 @@ from experiments.build import Problem
 from experiments.report import document, run_report
 from experiments.report.html import to_html
 from experiments.report.published import PUBLISHED, beside
+from experiments.report.run_pictures import thinned
 from experiments.report.themed import with_readers_ink
 from experiments.run_folder.results import Results, read_results
 from experiments.run_folder.task_values import read_task_values
@@ -78,10 +79,10 @@ def test_what_is_in_it(workdir):
     words = ["2 seeds of 4 tasks", "inner_learning_rate", "optax", best, "The hardest test tasks"]
     for word in words:
         assert word in page.text
-    for name in ("curve_mse", "tasks", "fits"):
+    for name in ("curve_metric", "tasks", "fits"):
         assert (workdir / "report" / f"{name}.svg").exists()
     markdown = (workdir / "report.md").read_text()
-    assert best in markdown and "](report/curve_mse.svg)" in markdown
+    assert best in markdown and "](report/curve_metric.svg)" in markdown
     for replica in results.runs:
         assert f"{replica['validation/mse']:.4f}" in page.text
 
@@ -219,6 +220,13 @@ def test_what_is_published_stands_beside(case):
 
 def test_no_number_is_published_twice_by_one_source():
     assert len({row._replace(value=0, half=None) for row in PUBLISHED}) == len(PUBLISHED)
+
+
+def test_a_long_curve_keeps_its_validations():
+    rows = [{"step": i} | ({"validation/mse": 1.0} if i % 999 == 0 else {}) for i in range(9000)]
+    kept = thinned(rows)
+    assert len(kept) < 2300 and sum("validation/mse" in row for row in kept) == 10
+    assert thinned(rows[:1000]) == rows[:1000]
 
 
 def test_the_readers_ink():
