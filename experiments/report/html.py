@@ -34,7 +34,7 @@ def to_html(document: Document) -> str:
     names = [(f"part-{i}", section) for i, section in enumerate(document.sections)]
     links = "".join(f'<a href="#{name}">{html.escape(s.title)}</a>' for name, s in names)
     numbers = "".join(
-        f"<div><dt>{html.escape(n.name)}</dt><dd>{html.escape(n.value)}"
+        f"<div><dt>{html.escape(n.name)}</dt><dd>{_escaped(n.value)}"
         f"<small>{html.escape(n.about)}</small></dd></div>"
         for n in document.numbers
     )
@@ -87,13 +87,18 @@ def _block(block: Block) -> str:
     return _table(block) if isinstance(block, Table) else _picture(block)
 
 
+def _escaped(text: str) -> str:
+    """The text as it is; a number stays on a line with its interval."""
+    return html.escape(text).replace(" ± ", "&nbsp;±&nbsp;")
+
+
 def _table(table: Table) -> str:
     caption = html.escape(table.caption)
-    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in table.header)
+    head = "".join(f'<th scope="col">{_escaped(cell)}</th>' for cell in table.header)
     rows = ""
     for first, *others in table.rows:
-        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in others)
-        rows += f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>\n'
+        cells = "".join(f"<td>{_escaped(cell)}</td>" for cell in others)
+        rows += f'<tr><th scope="row">{_escaped(first)}</th>{cells}</tr>\n'
     return (
         '<div class="scroll" tabindex="0">\n<table>\n'
         f"{f'<caption><span>{caption}</span></caption>' if caption else ''}\n"

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from scipy import stats
-from support.runs import sinusoids, tested, trained
+from support.runs import sinusoids
 
 from experiments import compare
 from experiments.report.comparison import (
@@ -14,23 +14,43 @@ from experiments.report.comparison import (
     settings_that_differ,
     why_not_the_same_tasks,
 )
-from experiments.run_folder.results import read_results
+from experiments.run_folder.metrics_file import MetricsFile
+from experiments.run_folder.results import Results, interval, read_results
 from experiments.run_folder.task_values import write_task_values
 from experiments.settings.record import record
 
 
-def made(workdir, **changes):
-    config = sinusoids(**changes)
-    record(config, workdir)
-    assert trained(config, workdir)
-    tested(config, workdir)
+def made(workdir, values, **changes):
+    """The files of a run whose test tasks got `values`."""
+    record(sinusoids(**changes), workdir)
+    file = MetricsFile(workdir)
+    for step in (1, 2, 3):
+        file.write(step, {"train/mse": 4 / step, "validation/mse": 3 / step})
+    file.close()
+    values = np.array([values], np.float32)
+    test = {"predicts": "meta-learner", "num_steps": 3, "transductive": True}
+    test |= interval("mse", values[0])
+    Results(
+        method="maml",
+        data="sinusoid",
+        protocol={"ways": None, "shots": 5, "queries": 5},
+        split_hash="",
+        graph=None,
+        validation={"mse": 1.0, "step": 3},
+        test=test,
+        test_all=[test],
+        seed=0,
+        wall_seconds=1.0,
+    ).write(workdir)
+    write_task_values(workdir, [values])
     return workdir
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    return made(folder / "slow"), made(folder / "fast", inner_learning_rate=0.05)
+    slow, fast = folder / "slow", folder / "fast"
+    return made(slow, [1, 2, 3, 4]), made(fast, [1, 1, 2, 2], inner_learning_rate=0.05)
 
 
 def test_over_tasks_by_hand():
@@ -114,7 +134,7 @@ def test_the_command(runs, tmp_path, capsys):
     markdown = (tmp_path / "a.md").read_text()
     assert "](a.svg)" in markdown and (tmp_path / "a.svg").exists()
     page = (tmp_path / "b.html").read_text()
-    assert "data:image/svg+xml," in page and f"{mean:+.4f}" in page
+    assert "data:image/svg+xml," in page and "-1.0000&nbsp;±&nbsp;" in page
 
 
 def test_mistakes_are_one_line(runs, tmp_path, capsys):

@@ -44,7 +44,7 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data):
-        self.text += data
+        self.text += data.replace("\xa0", " ")
 
     def all(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]
