@@ -18,6 +18,7 @@ from experiments.machine.devices import Plan
 from experiments.machine.feed import Feed
 from experiments.machine.stop_signals import stop_requested
 from experiments.report.plots import fits, learning_curve
+from experiments.report.run_report import try_report
 from experiments.run_folder import folder
 from experiments.run_folder.checkpoints import Checkpoints
 from experiments.run_folder.results import Results, describe, interval
@@ -134,6 +135,7 @@ def evaluate(
         results=results,
         groups=labels if len(validated) > 1 else None,
     )
+    examples = []
     if problem.curve is not None:
         # Not `params`: those lie on the devices of all processes, and only this one draws.
         params, swept = tree["params"], learner.replicas.values[labels[chosen][0]]
@@ -141,6 +143,7 @@ def evaluate(
             params = jax.tree.map(lambda leaf: leaf[labels[chosen][0]], params)
         examples = _example_fits(learner, problem, swept, params, schedule.test_steps)
         fits(examples, workdir / folder.FITS, workdir.name)
+    try_report(workdir, problem=problem, examples=examples)
     return results
 
 

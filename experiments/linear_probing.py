@@ -29,8 +29,10 @@ from experiments import build
 from experiments.build.nodes import OnGraph
 from experiments.choices.key import ConfigError
 from experiments.machine.backend import BackendError, start
+from experiments.report.run_report import try_report
 from experiments.run_folder import folder
 from experiments.run_folder.results import Results, interval, read_results
+from experiments.run_folder.task_values import write_task_values
 from experiments.settings.command_line import CONFIG, WORKDIR, fail, parse_flags
 from experiments.settings.config import flat
 
@@ -246,7 +248,9 @@ def main(_: list[str]) -> None:
     )
     try:
         if workdir:
+            write_task_values(workdir, [np.asarray(probed.accuracies, np.float32)[None]])
             results.write(workdir)
+            try_report(workdir, problem=problem)
     except OSError as error:
         fail(error, 1)
     print(f"test: {results}")

@@ -100,7 +100,7 @@ def images(row: DataSet, settings: Settings, needs: str = "") -> Source:
         splits.split_hash,
         {"images": image_facts(splits)},
         _images_in_words(splits),
-        partial(_class_names, splits, draw),
+        partial(_class_names, splits, jax.jit(draw, static_argnames="split")),
         draw,
     )
 
@@ -116,7 +116,10 @@ def nodes(row: DataSet, settings: Settings, needs: str = "") -> Source:
 
 def _class_names(splits, draw, key, split):
     """Names of the classes that a task has, with the turn where turns are classes."""
-    names, drawn = getattr(splits.classes, split), draw(key, splits.split(split).members, split)
+    names, drawn = (
+        getattr(splits.classes, split),
+        draw(key, splits.split(split).members, split=split),
+    )
     turned = ["" if not turn else f", turned {90 * turn}°" for turn in drawn.copies.tolist()]
     return [names[i] + turn for i, turn in zip(drawn.classes.tolist(), turned, strict=True)]
 

@@ -1,1 +1,1 @@
-"""Pictures and tables of finished runs."""
+"""Pictures, tables and pages of finished runs."""

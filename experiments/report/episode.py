@@ -8,7 +8,7 @@ import numpy as np
 from cml_jax.types import Task
 from experiments.report.plots import new_figure
 
-_MAX_ROWS = 5  # of the support, and of the queries
+MOST_ROWS = 5  # of the support, and of the queries
 _GAP = 2  # pixels between images
 _BETWEEN = 8  # pixels between support and queries
 
@@ -49,7 +49,7 @@ def draw_episode(task: Task, path: Path, title: str, names: Sequence[str] = ()) 
     if figure is None:
         return False
     axes = figure.subplots()
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="none")
     column = picture.shape[1] / ways
     labels = [name.replace("_", " ") for name in names] or [str(i) for i in range(ways)]
     axes.set_xticks([column * (i + 0.5) for i in range(ways)], labels, rotation=30, ha="left")
@@ -71,7 +71,7 @@ def mosaic(images: np.ndarray, targets: np.ndarray, ways: int) -> np.ndarray:
       ways: How many classes there are.
     """
     _, height, width, channels = images.shape
-    rows = min(_MAX_ROWS, max(int((targets == c).sum()) for c in range(ways)))
+    rows = min(MOST_ROWS, max(int((targets == c).sum()) for c in range(ways)))
     shape = (rows, height + _GAP, ways, width + _GAP, channels)
     picture = np.ones(shape, np.float32)
     for c in range(ways):

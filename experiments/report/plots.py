@@ -24,6 +24,7 @@ def learning_curve(
     metric: str,
     results: Results | None = None,
     groups: Mapping[str, Sequence[int]] | None = None,
+    panels: Sequence[str] = (),
 ) -> None:
     """Draws the metric and the loss of training and validation against meta-steps.
 
@@ -37,9 +38,10 @@ def learning_curve(
       results: What the run reached; the test's mean and 95% interval are drawn as a band.
       groups: For several replicas, label to the numbers of its replicas; each has a line, the mean
         over its seeds, in a band from the lowest to the highest.
+      panels: The numbers that are drawn; () is the metric, and the loss where it is another.
     """
     same = rows and all(row.get("train/loss") == row.get(f"train/{metric}") for row in rows)
-    names = (metric,) if same else (metric, "loss")
+    names = panels or ((metric,) if same else (metric, "loss"))
     figure = new_figure(title, (5.5 * len(names), 3.8))
     if figure is None:
         return
@@ -160,6 +162,48 @@ def fits(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str
     figure.axes[0].set_ylabel("y")
     figure.axes[-1].legend(**_BESIDE)
     figure.savefig(path, dpi=150)
+
+
+def histogram(values: np.ndarray, path: str | os.PathLike, title: str, metric: str) -> None:
+    """Draws how many test tasks got what, and their mean.
+
+    Args:
+      values: What each task got.
+      path: The picture; its suffix is the format.
+      title: The text above it.
+      metric: Name of the metric.
+    """
+    figure = new_figure(title, (5.5, 3.0))
+    if figure is None:
+        return
+    axes = figure.subplots()
+    axes.hist(values, bins(values), color=COLORS[0], edgecolor=COLORS[0], alpha=0.6)
+    axes.axvline(values.mean(), color=COLORS[1], linestyle="--", label="mean")
+    if is_share(metric):
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    axes.set_xlabel(LONG_NAMES.get(metric, metric))
+    axes.set_ylabel("test tasks")
+    frame(axes)
+    axes.legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def bins(values: np.ndarray) -> np.ndarray:
+    """Edges of a histogram: a bin for each value where they are few and evenly spaced, else thirty.
+
+    >>> bins(np.array([0.0, 0.5, 0.5, 1.0])).tolist()
+    [-0.25, 0.25, 0.75, 1.25]
+
+    Args:
+      values: At least one number, all finite.
+    """
+    found = np.unique(values.astype(np.float64))
+    if found.size > 1:
+        step = np.diff(found).min()
+        count = round((found[-1] - found[0]) / step)
+        if count <= 80:
+            return found[0] + step * (np.arange(count + 2) - 0.5)
+    return np.histogram_bin_edges(values, 30)
 
 
 def new_figure(title: str, inches: tuple[float, float]):

@@ -4,6 +4,8 @@ config.json         the settings that the run was started with
 data.json           the digest of the data that it was trained on
 metrics.jsonl       one report a line
 results.json        the final test
+report.html, .md    the run on a page
+report/             pictures of the page
 task_values.npz     what every test task got
 lock                the process that is at work in the folder
 last/, best/        checkpoints: to resume from, and to test
@@ -26,6 +28,7 @@ CONFIG = "config.json"
 DATA = "data.json"
 METRICS = "metrics.jsonl"
 RESULTS = "results.json"
+REPORT, REPORT_MARKDOWN, REPORT_PICTURES = "report.html", "report.md", "report"
 TASK_VALUES = "task_values.npz"
 LOCK = "lock"
 LAST, BEST = "last", "best"
@@ -198,7 +201,7 @@ def remove_temporary_files(workdir: Path) -> None:
     Args:
       workdir: The run's folder, locked: another process may be writing just now.
     """
-    for pattern in (".*.json*.*", f".{TASK_VALUES}.*"):
+    for pattern in (".*.json*.*", f".{TASK_VALUES}.*", ".report.*.*"):
         for left in workdir.glob(pattern):
             left.unlink()
 

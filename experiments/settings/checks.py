@@ -12,12 +12,11 @@ from experiments.choices.key import ConfigError, describe_key, valid
 from experiments.choices.methods import METHODS
 from experiments.choices.networks import NETWORKS
 from experiments.choices.outer import LOSSES, METRICS, WEIGHTINGS
-from experiments.settings.config import KEYS, flat, keys_read, unknown_key, unread_key
+from experiments.settings.config import KEYS, OWN_PROBLEM, flat, keys_read, unknown_key, unread_key
 
 _SET_SIZE = 10  # of cml_jax.methods.amm_gnn.attribute_sets, which needs jax
 # Settings that a config file, too, may change only where a chosen row reads them.
 _NOT_IDLE = ("inner_optimizer", "eval.best_of", "sweep_values")
-_OWN_PROBLEM = ("data.name", "model.name")
 
 
 def check(config: ConfigDict, given: Collection[str] = (), own_problem: bool = False) -> None:
@@ -44,7 +43,7 @@ def check(config: ConfigDict, given: Collection[str] = (), own_problem: bool = F
             raise ConfigError(f"{name}={values[name]!r}: needs {describe_key(KEYS[name])}")
     if own_problem:  # it may bring a co-learner
         values["co_learner"] = "linear"
-    read = keys_read(values, _OWN_PROBLEM if own_problem else ())
+    read = keys_read(values, OWN_PROBLEM if own_problem else ())
     for name, key in read.items():
         if not valid(values[name], key):
             raise ConfigError(f"{name}={values[name]!r}: needs {describe_key(key)}")

@@ -20,6 +20,7 @@ _RATE = (1e-10, 100.0)
 # What may differ between runs that are trained side by side: it is traced, not compiled in.
 SWEPT = ("inner_learning_rate", "body_rate", "co_learner_scale", "co_learner_rate", "radius")
 SWEPT += ("outer_learning_rate",)
+OWN_PROBLEM = ("data.name", "model.name")  # tables that do not apply to a problem of the caller's
 _SWEEP_VALUES = {"sweep_values": Key((1.0,), (0.0, 100.0), "values to sweep, each with all seeds")}
 
 # A setting that names a row, to the names of its rows, to the settings that each row reads. A

@@ -10,7 +10,14 @@ from ml_collections import ConfigDict
 from experiments.choices.key import ConfigError
 from experiments.run_folder import folder
 from experiments.run_folder.folder import read_json, write_json
-from experiments.settings.config import KEYS, default_config, flat, may_change_on_resume
+from experiments.settings.config import (
+    KEYS,
+    OWN_PROBLEM,
+    default_config,
+    flat,
+    keys_read,
+    may_change_on_resume,
+)
 
 
 def default_workdir(config_path: str, config: ConfigDict) -> Path:
@@ -162,6 +169,25 @@ def record_data(digest: str, workdir: Path, compare: bool) -> None:
             f"{workdir} was trained on other data or classes: restore the files (data.dir, "
             "data.file, data.split_file), or choose another --workdir"
         )
+
+
+def settings_of(workdir: Path, data: str = "") -> dict[str, Any]:
+    """What the chosen rows read of a run's settings, by dotted names; {} without `config.json`.
+
+    Args:
+      workdir: The run's folder.
+      data: What the run's results call its data: where this is not `data.name`, the problem was the
+        caller's own, and what only the program's problems read is left out.
+
+    Raises:
+      ConfigError: The folder's `config.json` is unreadable.
+    """
+    path = Path(workdir, folder.CONFIG)
+    if not path.exists():
+        return {}
+    values = _recorded(path)
+    own = bool(data) and data != values["data.name"]
+    return {name: values[name] for name in keys_read(values, OWN_PROBLEM if own else ())}
 
 
 def _recorded(path: Path) -> dict[str, Any]:
