@@ -107,6 +107,7 @@ def points(
     for i, column in enumerate(columns):
         shift = 0.17 * (i - (len(columns) - 1) / 2)
         found = [(y, row[column][0]) for y, row in enumerate(rows.values()) if column in row]
+        found = [(y, test) for y, test in found if test[metric] is not None]  # not finite
         axes.errorbar(
             [test[metric] for _, test in found],
             [y + shift for y, _ in found],
@@ -117,7 +118,7 @@ def points(
             linewidth=1,
             label=column,
         )
-    best = max(test[metric] for row in rows.values() for [test, *_] in row.values())
+    best = max(test[metric] or 0 for row in rows.values() for [test, *_] in row.values())
     stretched = is_share(metric) and best > 0.95
     if is_share(metric):
         ticks = [0.5, 0.6, 0.7, 0.8, 0.9]

@@ -86,7 +86,7 @@ def of_commands(
     rows = []
     for label, run in runs.items():
         each = run.runs or [{"best_step": run.validation["step"]}]
-        steps = ", ".join(str(one["best_step"]) for one in each)
+        steps = ", ".join(dict.fromkeys(str(one["best_step"]) for one in each))
         minutes = "-" if run.wall_seconds is None else f"{run.wall_seconds / 60:.1f}"
         rows.append([label, far[label], steps, minutes, f"`{commands[label]}`"])
     return markdown(["run", "steps", "best step", "minutes of training", "command"], rows)
@@ -140,8 +140,13 @@ def number(metric: str, test: Test) -> str:
     '98.78 ± 0.30'
     >>> number("mse", {"mse": 0.559, "ci95": 0.042})
     '0.559 ± 0.042'
+    >>> number("mse", {"mse": None, "ci95": None, "values": [0.5, None, 0.4]})
+    'not finite: 1 of 3'
     """
     value, half = test[metric], test["ci95"]
+    if value is None or half is None:
+        each = test.get("values", [value])
+        return f"not finite: {sum(v is None for v in each)} of {len(each)}"
     if is_share(metric):
         return f"{100 * value:.2f} ± {100 * half:.2f}"
     return f"{value:.3f} ± {half:.3f}"
@@ -173,6 +178,8 @@ def _cell(metric: str, tests: Sequence[Test], base: Sequence[Test]) -> str:
 
 def _gain(metric: str, test: Test, base: Test) -> Test | None:
     """The paired difference of two tests, over repeats or over the tasks of one run."""
+    if test[metric] is None or base[metric] is None:
+        return None
     if "values" in test and "values" in base:
         return interval(metric, np.subtract(test["values"], base["values"])[:, None])
     if "task_values" in test and "task_values" in base:
