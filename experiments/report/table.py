@@ -63,14 +63,15 @@ def of_methods(
     for method, texts in (beside or {}).items():
         rows.append([method, *(texts.get(column, "-") for column in columns)])
     table = markdown(["method", *columns], rows)
+    notes = []
+    if any(len(tests) > 1 for row in cells.values() for tests in row.values()):
+        notes.append("All queries at once; in parentheses each query alone.")
     if base:
-        return (
-            f"{table}\n\nIn parentheses the difference from the base, paired: over repeats, or "
+        notes.append(
+            "In parentheses with a sign the difference from the base, paired: over repeats, or "
             "over the tasks of one run."
         )
-    if any(len(tests) > 1 for row in cells.values() for tests in row.values()):
-        return f"{table}\n\nAll queries at once; in parentheses each query alone."
-    return table
+    return "\n\n".join([table, " ".join(notes)] if notes else [table])
 
 
 def of_commands(
