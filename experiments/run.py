@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ml_collections import ConfigDict
 
 from experiments.choices.key import ConfigError
+from experiments.choices.methods import METHODS
 from experiments.machine import lock, processes
 from experiments.run_folder import folder
 from experiments.run_folder.results import Results, read_results
@@ -164,6 +165,7 @@ def evaluate(parts: Parts, workdir: Path) -> Results | None:
 
 def _about(settings: Mapping[str, Any], problem: "Problem", own: bool) -> dict[str, Any]:
     """What results.json says of the settings."""
+    has_inner_steps = not METHODS[settings["method"]].all_classes
     return {
         "method": settings["method"],
         "weighting": settings["weighting"],
@@ -173,7 +175,7 @@ def _about(settings: Mapping[str, Any], problem: "Problem", own: bool) -> dict[s
             "ways": problem.ways or None,
             "shots": None if own else settings["data.shots"],
             "queries": None if own else settings["eval.queries"],
-            "num_steps_train": settings["num_steps"],
+            "num_steps_train": settings["num_steps"] if has_inner_steps else 0,
             "tasks_per_step": settings["tasks_per_step"],
             "train_steps": settings["train_steps"],
         },
