@@ -265,7 +265,12 @@ def _check(settings):
         raise ConfigError(
             "--evaluate and --accept_changes are not for linear probing on nodes: leave them out"
         )
-    for name, only in (("num_seeds", 1), ("sweep", "none"), ("co_learner", "none")):
+    for name, only in (
+        ("num_seeds", 1),
+        ("sweep", "none"),
+        ("co_learner", "none"),
+        ("init_from", ""),
+    ):
         if settings[name] not in (only, ""):
             raise ConfigError(
                 f"{name}={settings[name]} is not for linear probing, which has one run and one "

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -152,7 +153,12 @@ def train(config: ConfigDict, parts: Parts, workdir: Path) -> bool:
 
     accepted = processes.on_process_zero(lambda: changed(config, workdir))
     accept = (lambda: rewrite(config, workdir)) if accepted else None
-    return train_parts(*parts[:4], workdir, accept)
+    begin = None
+    if config.init_from:
+        from experiments.run_folder.init_from import with_body_of
+
+        begin = partial(with_body_of, config.init_from)
+    return train_parts(*parts[:4], workdir, accept, begin)
 
 
 def evaluate(parts: Parts, workdir: Path) -> Results | None:
@@ -178,7 +184,8 @@ def _about(settings: Mapping[str, Any], problem: "Problem", own: bool) -> dict[s
             "num_steps_train": settings["num_steps"] if has_inner_steps else 0,
             "tasks_per_step": settings["tasks_per_step"],
             "train_steps": settings["train_steps"],
-        },
+        }
+        | ({"init_from": settings["init_from"]} if settings["init_from"] else {}),
     }
 
 

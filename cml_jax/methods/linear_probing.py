@@ -17,8 +17,8 @@ def logistic_regression(
     This is the objective of scikit-learn with C = 1 / penalty, whose default is 1. For two classes
     scikit-learn has one vector w and 1/2 |w|^2: at the minimum W = (-w / 2, w / 2), so that
     |w|^2 = 2 |W|^2, and the penalty is doubled here. b is determined up to a constant, which
-    1e-6 / 2 |b|^2 fixes: it sums to zero. (So (sum b)^2 / 2 may be added: the steps are then exact in
-    float32 too.)
+    1e-6 / 2 |b|^2 fixes: it sums to zero. (So (sum b)^2 / 2 may be added; it keeps the steps
+    exact in float32.)
 
     The columns of W lie in the span of the features. Where there are fewer examples than features,
     Newton's method works in n coordinates of that span, found by a QR decomposition.
