@@ -1,10 +1,24 @@
-"""Linear probing: what a network trained without episodes gives on few-shot node classification.
+"""Linear probing: what a network trained without episodes gives on few-shot classification.
 
+    python -m experiments.linear_probing --config=configs/omniglot.py
     python -m experiments.linear_probing --config=configs/nodes.py --config.data.name=citeseer
 
-Trains a GCN on the nodes of the training classes, freezes it, and fits a logistic regression to
-the support nodes of every test task. The tasks are those that `experiments.main` tests with the
-same config.
+Trains a network on all training classes, freezes it, and fits a logistic regression to the support
+set of every test task. The tasks are those that `experiments.main` tests with the same config.
+
+On images this is `experiments.main` with `--config.method=linear_probing` and without what a config
+file sets for other methods (the co-learner, the inner optimiser): its flags, its folder and its
+files are the same, and a run resumes. A step reads tasks_per_step * ways * data.queries images, as
+many as the outer loss of a meta-step, drawn evenly over the training classes; with
+data.rotations=True each quarter turn of a class is a class. `outer_*`, `weight_decay` and
+`train_steps` are those of the training, and data.flip and the like apply to its images. The best
+checkpoint is that with the best validation tasks.
+
+Networks use the statistics of the batch. In training a batch is ways * data.queries images. At test
+it is the support set for the regression, and for the queries all of them, or one query with the
+support set: both are reported, as for all other methods.
+
+On nodes a GCN is trained on the nodes of the training classes, see `linear_probing`.
 """
 
 import sys
@@ -17,24 +31,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app
+from absl import app, flags
 
 from cml_jax import Task, accuracy, cross_entropy
 from cml_jax.graphs.graph import Graph
 from cml_jax.graphs.sparse import matmul
+from cml_jax.methods import logistic_regression
 from cml_jax.models import gcn
 from cml_jax.tasks import task_keys
 from cml_jax.types import Params
 from experiments import build
+from experiments import main as program
 from experiments.build.nodes import OnGraph
 from experiments.choices.key import ConfigError
+from experiments.choices.networks import NETWORKS
 from experiments.machine.backend import BackendError, start
 from experiments.report.run_report import try_report
 from experiments.run_folder import folder
 from experiments.run_folder.results import Results, interval, read_results
 from experiments.run_folder.task_values import write_task_values
-from experiments.settings.command_line import CONFIG, WORKDIR, fail, parse_flags
-from experiments.settings.config import flat
+from experiments.settings.checks import check
+from experiments.settings.command_line import CONFIG, WORKDIR, fail, given, parse_flags
+from experiments.settings.config import KEYS, flat
 
 EPOCHS, EVERY, PATIENCE = 1000, 10, 10
 
@@ -54,43 +72,6 @@ def embed(graph: Graph, body: Params) -> jax.Array:
     hidden = jax.nn.relu(jnp.asarray(graph.smoothed) @ body["kernel_1"] + body["bias_1"][None])
     second = body["second"]
     return matmul(graph.adjacency, hidden) @ second["kernel"] + second["bias"][None]
-
-
-def logistic_regression(
-    features: jax.Array, targets: jax.Array, ways: int
-) -> tuple[jax.Array, jax.Array]:
-    """Fits a logistic regression by 20 Newton steps from zero, which reach float32's precision.
-
-        minimise  sum_i -log softmax(features_i W + b)[targets_i] + penalty / 2 |W|^2
-
-    This is the objective of scikit-learn's default, C = 1: penalty = 1, and 2 for two classes, for
-    which scikit-learn has one vector w and 1/2 |w|^2: at the minimum W = (-w / 2, w / 2), so that
-    |w|^2 = 2 |W|^2. b is determined up to a constant, which 1e-6 / 2 |b|^2 fixes.
-
-    Args:
-      features: `[n, F]`, numbers of the order of one: the steps are never shortened.
-      targets: int32 `[n]`, the classes.
-      ways: Number of classes.
-
-    Returns:
-      W `[F, ways]` and b `[ways]`.
-    """
-    shape = (features.shape[1] + 1, ways)
-    ones = jnp.ones((len(features), 1), features.dtype)
-    inputs = jnp.concatenate([features, ones], 1)
-    penalty = 2 if ways == 2 else 1
-    ridge = jnp.full(shape, penalty, features.dtype).at[-1].set(1e-6)
-
-    def loss(flat):
-        weights = flat.reshape(shape)
-        misfit = len(targets) * cross_entropy(inputs @ weights, targets)
-        return misfit + jnp.sum(ridge * weights**2) / 2
-
-    def newton(_, flat):
-        return flat - jnp.linalg.solve(jax.hessian(loss)(flat), jax.grad(loss)(flat))
-
-    flat = jax.lax.fori_loop(0, 20, newton, jnp.zeros(shape[0] * ways, features.dtype))
-    return flat.reshape(shape)[:-1], flat.reshape(shape)[-1]
 
 
 def probe(embedding: jax.Array, tasks: Task, ways: int) -> jax.Array:
@@ -209,6 +190,29 @@ def linear_probing(
 
 
 def main(_: list[str]) -> None:
+    """Runs what the flags ask for."""
+    if NETWORKS[CONFIG.value.model.name].reads == "nodes":
+        _on_nodes()
+    else:
+        _on_images(CONFIG.value)
+
+
+def _on_images(config):
+    """Trains, resumes and tests as `experiments.main` does."""
+    if "method" in given() and config.method != "linear_probing":
+        fail(f"method={config.method} is for experiments.main: leave it out", 2)
+    config.method = "linear_probing"
+    for name in ("co_learner", "inner_optimizer"):  # a config file may have them for its method
+        if name not in given():
+            config[name] = KEYS[name].default
+    try:
+        check(config, given())
+    except ConfigError as error:
+        fail(error, 2)
+    program.start(config)
+
+
+def _on_nodes():
     """Prints the accuracy; with --workdir stores it."""
     settings, started = flat(CONFIG.value), time.monotonic()
     try:
@@ -258,8 +262,19 @@ def main(_: list[str]) -> None:
 
 def _check(settings):
     if settings["model.name"] != "gcn":
-        raise ConfigError("linear probing is of model.name=gcn: use --config=configs/nodes.py")
-    for name, only in (("num_seeds", 1), ("sweep", "none"), ("co_learner", "none")):
+        raise ConfigError(
+            f"model.name={settings['model.name']}: linear probing on nodes is of model.name=gcn"
+        )
+    if flags.FLAGS.evaluate or flags.FLAGS.accept_changes:
+        raise ConfigError(
+            "--evaluate and --accept_changes are not for linear probing on nodes: leave them out"
+        )
+    for name, only in (
+        ("num_seeds", 1),
+        ("sweep", "none"),
+        ("co_learner", "none"),
+        ("init_from", ""),
+    ):
         if settings[name] not in (only, ""):
             raise ConfigError(
                 f"{name}={settings[name]} is not for linear probing, which has one run and one "

@@ -6,6 +6,7 @@ import traceback
 from pathlib import Path
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from experiments.choices.key import ConfigError
 from experiments.machine import allocator, backend, devices, lock, processes
@@ -27,7 +28,11 @@ _ACCEPT = flags.DEFINE_boolean(
 
 def main(_: list[str]) -> None:
     """Runs what the flags ask for; `parse_flags` has checked them."""
-    config = CONFIG.value
+    start(CONFIG.value)
+
+
+def start(config: ConfigDict) -> None:
+    """Runs a checked config as the other flags ask for."""
     allocator.restart_with_huge_pages(config.plan.malloc)
     workdir = WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename, config)
     with _errors_as_lines():

@@ -2,12 +2,14 @@
 
 import contextlib
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from experiments.choices.key import ConfigError
+from experiments.choices.methods import METHODS
 from experiments.machine import lock, processes
 from experiments.run_folder import folder
 from experiments.run_folder.results import Results, read_results
@@ -151,7 +153,12 @@ def train(config: ConfigDict, parts: Parts, workdir: Path) -> bool:
 
     accepted = processes.on_process_zero(lambda: changed(config, workdir))
     accept = (lambda: rewrite(config, workdir)) if accepted else None
-    return train_parts(*parts[:4], workdir, accept)
+    begin = None
+    if config.init_from:
+        from experiments.run_folder.init_from import with_body_of
+
+        begin = partial(with_body_of, config.init_from)
+    return train_parts(*parts[:4], workdir, accept, begin)
 
 
 def evaluate(parts: Parts, workdir: Path) -> Results | None:
@@ -164,6 +171,7 @@ def evaluate(parts: Parts, workdir: Path) -> Results | None:
 
 def _about(settings: Mapping[str, Any], problem: "Problem", own: bool) -> dict[str, Any]:
     """What results.json says of the settings."""
+    has_inner_steps = not METHODS[settings["method"]].all_classes
     return {
         "method": settings["method"],
         "weighting": settings["weighting"],
@@ -173,10 +181,11 @@ def _about(settings: Mapping[str, Any], problem: "Problem", own: bool) -> dict[s
             "ways": problem.ways or None,
             "shots": None if own else settings["data.shots"],
             "queries": None if own else settings["eval.queries"],
-            "num_steps_train": settings["num_steps"],
+            "num_steps_train": settings["num_steps"] if has_inner_steps else 0,
             "tasks_per_step": settings["tasks_per_step"],
             "train_steps": settings["train_steps"],
-        },
+        }
+        | ({"init_from": settings["init_from"]} if settings["init_from"] else {}),
     }
 
 

@@ -39,6 +39,7 @@ def train(
     schedule: Schedule,
     workdir: Path,
     accept: Callable[[], None] | None = None,
+    begin: Callable[[MetaState], MetaState] | None = None,
 ) -> bool:
     """Trains to the end, from the last checkpoint in `workdir` where there is one.
 
@@ -49,6 +50,7 @@ def train(
       schedule: How long, and when it validates, saves and reports.
       workdir: The run's folder.
       accept: Called once the checkpoints fit settings that have changed; None where none has.
+      begin: Changes the state at step 0, as `with_body_of` does; not called where a run resumes.
 
     Returns:
       True when finished; False when a signal asked to stop before (the state is saved).
@@ -60,13 +62,15 @@ def train(
       OSError: A report cannot be written.
     """
     with contextlib.ExitStack() as closing:
-        return _train(learner, problem, plan, schedule, workdir, accept, closing)
+        return _train(learner, problem, plan, schedule, workdir, accept, begin, closing)
 
 
-def _train(learner, problem, plan, schedule, workdir, accept, closing):
+def _train(learner, problem, plan, schedule, workdir, accept, begin, closing):
     replicas = learner.replicas
+    if begin is not None and not (workdir / LAST).exists():  # told before the run has begun
+        begin(jax.eval_shape(lambda: initial_state(learner, problem.data["train"])))
     checkpoints = Checkpoints(workdir)
-    state, best, since = _begin(learner, problem, schedule, workdir, checkpoints)
+    state, best, since = _begin(learner, problem, schedule, workdir, checkpoints, begin)
     seconds, lost = since["seconds"], since["lost"]
     step = saved_step = int(state.step.max())
 
@@ -193,7 +197,8 @@ def health_check(
     return health.HealthCheck(
         train_steps=schedule.train_steps,
         tasks_per_step=schedule.tasks_per_step,
-        chance=1 / problem.ways if problem.ways else None,
+        # Of all training classes at once an accuracy of chance is no sign: there may be thousands.
+        chance=1 / problem.ways if problem.ways and not problem.train_classes else None,
         agreement=schedule.compares_tasks,
         replicas=learner.replicas.names(),
         metric=problem.metric_name,
@@ -238,7 +243,7 @@ def compile_steps(
     return jax.jit(advance, **whole).lower(state, data, 1).compile()
 
 
-def _begin(learner, problem, schedule, workdir, checkpoints):
+def _begin(learner, problem, schedule, workdir, checkpoints, begin):
     """The state, the best parameters and what was saved with them: of the last checkpoint, or new.
 
     Raises:
@@ -250,7 +255,7 @@ def _begin(learner, problem, schedule, workdir, checkpoints):
     at = restored[0] if restored else 0
     processes.on_process_zero(lambda: _check_reports(schedule, workdir, at))
     if restored is None:
-        return state, best, _NEW
+        return begin(state) if begin else state, best, _NEW
     _, state, since = restored
     since = _NEW | since
     if found := checkpoints.restore_best({"params": state.params}):

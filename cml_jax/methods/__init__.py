@@ -3,6 +3,7 @@
 from cml_jax.methods.amm_gnn import Matched, amm_gnn, attribute_sets
 from cml_jax.methods.cml import cml, cml_dagger, cml_dagger_released
 from cml_jax.methods.collaborative import collaborative
+from cml_jax.methods.linear_probing import linear_probing, logistic_regression
 from cml_jax.methods.maml import anil, boil, fomaml, maml
 from cml_jax.methods.maml_plus_plus import maml_plus_plus, multi_step_weights
 from cml_jax.methods.meta_sgd import meta_sgd
@@ -23,6 +24,8 @@ __all__ = [
     "cml_dagger_released",
     "collaborative",
     "fomaml",
+    "linear_probing",
+    "logistic_regression",
     "maml",
     "maml_plus_plus",
     "meta_sgd",

@@ -31,7 +31,9 @@ class Conv4Body(nn.Module):
 
 
 class ConvHead(nn.Module):
-    """`depth` convolution blocks, 2x2 max-pool, flatten, linear: `[n, h, w, c]` to `[n, ways]`."""
+    """`depth` convolution blocks, 2x2 max-pool, flatten, linear: `[n, h, w, c]` to `[n, ways]`;
+    without the linear layer where `ways` is 0.
+    """
 
     ways: int
     filters: int
@@ -49,7 +51,8 @@ class ConvHead(nn.Module):
                     "2 x 2 or more: give larger images, or pool=False"
                 )
             features = max_pool(features)
-        return Linear(self.ways)(features.reshape(features.shape[0], -1))
+        features = features.reshape(features.shape[0], -1)
+        return Linear(self.ways)(features) if self.ways else features
 
 
 def conv4(ways: int, *, filters: int = 64, pool: bool = True, extra_blocks: int = 0) -> Model:
@@ -67,7 +70,7 @@ def conv4(ways: int, *, filters: int = 64, pool: bool = True, extra_blocks: int 
     3 before two axes over 16 with the ratio of a photograph) is refused.
 
     Args:
-      ways: The number of outputs.
+      ways: The number of outputs; 0 leaves the linear layer out, the outputs are what it reads.
       filters: The number of channels of every block (64, or 32 as MAML on miniImageNet).
       pool: False is the form of the MAML paper's Omniglot network, with stride 2 instead of
         max-pool and a quarter of the arithmetic. (cbfinn/maml averages its last 2 x 2 map; here it

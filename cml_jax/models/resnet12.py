@@ -62,7 +62,7 @@ class ResNet12Body(nn.Module):
 
 
 class MeanHead(nn.Module):
-    """`depth` convolution blocks, the mean over the map (or all of it), linear."""
+    """`depth` convolution blocks, the mean over the map (or all of it), linear if `ways`."""
 
     ways: int
     depth: int = 0
@@ -74,7 +74,8 @@ class MeanHead(nn.Module):
             features = ConvBlock(features.shape[-1])(features)
         if self.average_pool:
             features = features.mean((1, 2))
-        return Linear(self.ways)(features.reshape(features.shape[0], -1))
+        features = features.reshape(features.shape[0], -1)
+        return Linear(self.ways)(features) if self.ways else features
 
 
 def drop_block(
@@ -141,7 +142,7 @@ def resnet12(
     rises over 40,000 batches; here it is constant.
 
     Args:
-      ways: The number of outputs.
+      ways: The number of outputs; 0 leaves the linear layer out, the outputs are what it reads.
       widths: The channels of the four blocks: those of the CML paper's appendix D; MetaOptNet's are
         (64, 160, 320, 640).
       average_pool: Whether the head takes the mean of the map, as in the appendix; False: all of

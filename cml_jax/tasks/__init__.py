@@ -4,6 +4,7 @@ from cml_jax.tasks.episodes import Gathered, ImagePool, drawn_episode, episodes
 from cml_jax.tasks.glyphs import glyphs
 from cml_jax.tasks.keys import task_keys
 from cml_jax.tasks.members import Drawn, Members, draw_ids
+from cml_jax.tasks.minibatch import minibatch
 from cml_jax.tasks.nodes import nodes
 from cml_jax.tasks.sinusoid import sinusoid, sinusoid_curve
 
@@ -16,6 +17,7 @@ __all__ = [
     "drawn_episode",
     "episodes",
     "glyphs",
+    "minibatch",
     "nodes",
     "sinusoid",
     "sinusoid_curve",

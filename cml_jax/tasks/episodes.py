@@ -125,7 +125,7 @@ def episodes(
         if isinstance(members.counts, core.Tracer):
             enough = members.counts[drawn.classes] >= shots + queries
     if rotations:
-        episode = jax.vmap(_quarter_turns)(jnp.asarray(episode), jnp.asarray(copies))
+        episode = jax.vmap(quarter_turns)(jnp.asarray(episode), jnp.asarray(copies))
     episode = jnp.asarray(episode).astype(jnp.float32) / 255
     if enough is not None:
         episode = jnp.where(enough[:, None, None, None, None], episode, jnp.nan)
@@ -172,6 +172,6 @@ def _pool(images: jax.Array) -> ImagePool:
     return ImagePool(images.reshape(-1, *images.shape[2:]), members)
 
 
-def _quarter_turns(images: jax.Array, turns: jax.Array) -> jax.Array:
+def quarter_turns(images: jax.Array, turns: jax.Array) -> jax.Array:
     """`[n, h, h, c]` turned counterclockwise by 90 degrees `turns` times, a traced 0, 1, 2 or 3."""
     return jax.lax.select_n(turns, *(jnp.rot90(images, t, axes=(1, 2)) for t in range(4)))

@@ -66,6 +66,11 @@ def learner(settings: Settings, problem: Problem) -> Learner:
             f"method={settings['method']} with eval.best_of={settings['eval.best_of']} needs a "
             "second head: give problem.co_learner"
         )
+    if row.all_classes and not (problem.train_classes and problem.ways):
+        raise ValueError(
+            f"method={settings['method']} trains on all classes and is tested on tasks: give "
+            "problem.train_classes and problem.ways"
+        )
 
     def of(function, **fixed):
         return lambda swept, *arguments: function(
@@ -75,7 +80,7 @@ def learner(settings: Settings, problem: Problem) -> Learner:
     validatable = {"validation": base_method}
     if best_of_both:
         validatable["validation/co_learner"] = _released
-    testable = {"meta-learner": base_method}
+    testable = {row.predicts: base_method}
     if has_cml(settings, problem):
         if row.dagger and not problem.method:
             testable["co-learner (paper)"] = _dagger
@@ -119,7 +124,8 @@ def train_method(
 
 def has_cml(settings: Settings, problem: Problem) -> bool:
     """Whether CML's co-learner is trained beside the method."""
-    return problem.co_learner is not None and not METHODS[settings["method"]].needs_co_learner
+    row = METHODS[settings["method"]]
+    return problem.co_learner is not None and not (row.needs_co_learner or row.all_classes)
 
 
 def init(settings: Settings, problem: Problem, data: Any) -> MetaState:

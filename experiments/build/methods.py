@@ -7,6 +7,7 @@ import jax
 import optax
 
 import cml_jax
+from cml_jax import methods
 from cml_jax.types import Loss, Method, Model
 from experiments.build.optimizers import inner_optimizer as inner_optimizer_of
 from experiments.build.optimizers import is_set
@@ -51,6 +52,8 @@ def base_method(
         "co_learner": problem.co_learner,
         "graph": getattr(data, "graph", None),
         "examples": problem.examples,
+        "ways": problem.ways,
+        "embedding": problem.embedding,
         "progress": progress,
     }
     method = call(resolve(problem.method or row.function), own | parts, **inner)
@@ -113,6 +116,30 @@ def maml_plus_plus(
     if progress is not None and second_order_after:
         inner.setdefault("first_order", progress < second_order_after)
     return cml_jax.maml_plus_plus(model, loss, num_steps=num_steps, **inner)
+
+
+def linear_probing(
+    model: Model,
+    loss: Loss,
+    *,
+    ways: int,
+    penalty: float,
+    embedding: Model | None,
+    progress: jax.typing.ArrayLike | None,
+) -> Method:
+    """Ordinary classification in training, a logistic regression on its features at test.
+
+    Ordinary classification is MAML without inner steps, on labels that mean the same in all tasks.
+
+    Args:
+      model: The network, whose outputs are all training classes.
+      loss: Of training.
+      ways, penalty, embedding: As in `cml_jax.methods.linear_probing`.
+      progress: The share of training that is done; None is at test.
+    """
+    if progress is None:
+        return methods.linear_probing(model, ways=ways, penalty=penalty, embedding=embedding)
+    return cml_jax.maml(model, loss, learning_rate=0.0, num_steps=0, adapts=False)
 
 
 def sharp_maml(

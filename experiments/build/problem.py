@@ -51,6 +51,10 @@ class Problem(NamedTuple):
       curve: `(key, x [n, 1]) -> y [n, 1]`, the true curve of a regression task, for pictures.
       inputs: From data[split] to a wrapper of methods that changes their inputs, or None.
       method: "module:function" that takes the place of the method's own; "" does not.
+      train_classes: Where training is ordinary classification, for `method=linear_probing`, the
+        number of its classes, which are the outputs of `model`. 0: training tasks have `ways`.
+      embedding: The network without its last layer, whose outputs linear probing reads; None: it
+        reads the features.
     """
 
     model: Model | Callable[[Any], Model]
@@ -75,6 +79,8 @@ class Problem(NamedTuple):
     curve: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     inputs: Callable[[Any], Callable[[Method], Method]] | None = None
     method: str = ""
+    train_classes: int = 0
+    embedding: Model | None = None
 
     def model_on(self, data: Any) -> Model:
         """The network on these data, which may be traced."""
@@ -101,10 +107,12 @@ def problem(settings: Mapping[str, Any]) -> Problem:
     loss = row.loss if settings["loss"] == "auto" else settings["loss"]
     metric = METRICS[metric_name]
     noisy = network.noise and settings[f"model.{network.noise}"] > 0
-    model, co_learner = _networks(network, settings, ways or 1)
+    model, co_learner, embedding = _networks(network, settings, source.train_classes or ways or 1)
+    # Noise is for what is trained: the inner loop, or ordinary classification.
+    noisy_part = "query" if source.train_classes else "support"
     made = Problem(
         model=model,
-        train_sample=_with_keys(source.train_sample) if noisy else source.train_sample,
+        train_sample=_with_keys(source.train_sample, noisy_part) if noisy else source.train_sample,
         test_sample=source.test_sample,
         loss=resolve(LOSSES[loss].function),
         metric=resolve(metric.function),
@@ -125,6 +133,8 @@ def problem(settings: Mapping[str, Any]) -> Problem:
         curve=source.curve,
         inputs=nodes.on_subgraphs if network.needs == "subgraphs" else None,
         method=network.method,
+        train_classes=source.train_classes,
+        embedding=embedding,
     )
     check_tasks(made)
     return made
@@ -162,20 +172,20 @@ def check_tasks(problem: Problem) -> None:
         jax.eval_shape(network, problem.data["test"])
 
 
-def _with_keys(sample: Sample) -> Sample:
-    """Tasks whose support inputs have a key each, for noise; otherwise they are the same."""
+def _with_keys(sample: Sample, part: str) -> Sample:
+    """Tasks whose support (or query) inputs have a key each, for noise; otherwise the same."""
 
     def noisy(key, data):
         task = sample(key, data)
-        inputs, targets = task.support
+        inputs, targets = getattr(task, part)
         keys = jax.random.split(jax.random.fold_in(key, _NOISE), len(targets))
-        return task._replace(support=Batch(Noisy(inputs, keys), targets))
+        return task._replace(**{part: Batch(Noisy(inputs, keys), targets)})
 
     return noisy
 
 
 def _networks(row: Network, settings: Mapping[str, Any], outputs: int):
-    """The model (or the function from data to it), and the co-learner or None."""
+    """The model (or the function from data to it); the co-learner and the embedding, or None."""
     own = {}
     for name, key in row.keys.items():
         value = settings[f"model.{name}"]
@@ -190,13 +200,14 @@ def _networks(row: Network, settings: Mapping[str, Any], outputs: int):
 
     else:
         model = _made(row.model, own)
+    embedding = row.embedding and _made(row.embedding, own)
     name = settings["co_learner"]
     if name in ("", "none"):
-        return model, None
+        return model, None, embedding
     hidden = own.get("hidden")
     width = hidden[-1] if isinstance(hidden, tuple) else hidden
     beside = {"width": width, "depth": settings["co_learner_depth"]}
-    return model, _made(row.co_learners[name], own | beside)
+    return model, _made(row.co_learners[name], own | beside), embedding
 
 
 def _made(function: Function, available: dict[str, Any]) -> Model:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from experiments.choices.methods import METHODS
 from experiments.choices.outer import WEIGHTINGS
 
 
@@ -61,14 +62,21 @@ def schedule(settings: Mapping[str, Any]) -> Schedule:
         compares_tasks=WEIGHTINGS[settings["weighting"]].compares,
         tensorboard=settings["tensorboard"],
         remat_auto=settings["plan.remat"] == "auto",
-        test_steps=[steps or settings["num_steps"] for steps in settings["eval.num_steps"]],
+        test_steps=_test_steps(settings),
         test_tasks=settings["eval.num_tasks"],
     )
 
 
+def _test_steps(settings):
+    if METHODS[settings["method"]].all_classes:
+        return [0]
+    return [steps or settings["num_steps"] for steps in settings["eval.num_steps"]]
+
+
 def _remedy(settings):
-    named = []
-    for name in ("inner_learning_rate", "outer_learning_rate"):
+    named, read = [], METHODS[settings["method"]].keys
+    inner = [name for name in ("inner_learning_rate",) if name in read]
+    for name in (*inner, "outer_learning_rate"):
         swept = settings["sweep"] == name
         value = ",".join(map(str, settings["sweep_values"])) if swept else settings[name]
         named.append(f"--config.{'sweep_values' if swept else name}={value}")

@@ -16,6 +16,7 @@ from experiments.build.nodes import SPLITS, in_words, node_tasks
 from experiments.build.resolve import call, resolve
 from experiments.choices.data_sets import DataSet
 from experiments.choices.key import ConfigError
+from experiments.choices.methods import METHODS
 
 Settings = Mapping[str, Any]
 
@@ -33,6 +34,7 @@ class Source(NamedTuple):
       draw: `(key, members, split) -> Drawn`, which images the key's task has; None where tasks are
         not of images.
       curve: `(key, x [n, 1]) -> y [n, 1]`, the truth behind a regression task, or None.
+      train_classes: How many classes training tasks have, where it is not their ways.
     """
 
     train_sample: Callable[[jax.Array, Any], Task]
@@ -44,6 +46,7 @@ class Source(NamedTuple):
     class_names: Callable[[jax.Array, str], list[str]] | None = None
     draw: Callable[[jax.Array, Members, str], Drawn] | None = None
     curve: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    train_classes: int = 0
 
 
 def procedure(row: DataSet, settings: Settings, needs: str = "") -> Source:
@@ -74,7 +77,9 @@ def images(row: DataSet, settings: Settings, needs: str = "") -> Source:
     splits = call(resolve(row.load), own)
     rotations = own.get("rotations", False)
     sample = partial(tasks.episodes, ways=settings["data.ways"], rotations=rotations)
-    train_sample, test_sample = partial(_changed, sample, _changes(settings)), sample
+    all_classes = METHODS[settings["method"]].all_classes
+    train_sample = partial(_minibatch, settings["data.ways"], rotations) if all_classes else sample
+    train_sample, test_sample = partial(_changed, train_sample, _changes(settings)), sample
     if settings["data.normalize"]:
         scale = augment.channel_statistics(splits.train.pixels)
         train_sample = partial(_normalized, train_sample, scale)
@@ -101,7 +106,8 @@ def images(row: DataSet, settings: Settings, needs: str = "") -> Source:
         {"images": image_facts(splits)},
         _images_in_words(splits),
         partial(_class_names, splits, jax.jit(draw, static_argnames="split")),
-        draw,
+        None if all_classes else draw,
+        train_classes=len(splits.classes.train) * (4 if rotations else 1) if all_classes else 0,
     )
 
 
@@ -112,6 +118,13 @@ def nodes(row: DataSet, settings: Settings, needs: str = "") -> Source:
     sample, data, split_hash, facts = node_tasks(row, settings, needs, at_least)
     train, test = partial(sample, **train, noise=True), partial(sample, **test)
     return Source(train, test, data, split_hash, {"graph": facts}, in_words(facts))
+
+
+def _minibatch(ways, rotations, key, data, *, shots, queries):
+    """As many images as a task's queries are, of all classes, as a task without a support set."""
+    del shots
+    batch = tasks.minibatch(key, data, size=ways * queries, rotations=rotations)
+    return Task(batch, batch)  # the first is not read
 
 
 def _class_names(splits, draw, key, split):

@@ -13,9 +13,9 @@ class MethodRow(NamedTuple):
       function: "module:function" that makes the `Method`. It gets the arguments that it has
         parameters for: `model`, `loss`, `num_steps`, `remat`, `learning_rate` or `optimizer`,
         `first_order` where it is asked for, its own settings by name, and `co_learner`,
-        `progress` (the share of training that is done; None at test) and `examples` (of a
-        support set). One with a `**` parameter gets `num_steps`, `remat`, the rate or the
-        optimiser, and `first_order` as well.
+        `progress` (the share of training that is done; None at test), `examples` (of a support
+        set), `ways` and `embedding` (as in `Problem`). One with a `**` parameter gets
+        `num_steps`, `remat`, the rate or the optimiser, and `first_order` as well.
       keys: The settings that it reads.
       dagger: Whether CML-dagger as the paper writes it is defined for it.
       first_order: Whether it is always first-order.
@@ -23,6 +23,9 @@ class MethodRow(NamedTuple):
       targets: "classes" where it is for those alone; "" is any.
       needs_co_learner: Whether the co-learner is a part of the method itself, and CML is not put
         around it.
+      all_classes: Whether it trains on all training classes of a set of images at once, as ordinary
+        classification, and not on tasks. Then it has no inner steps and no co-learner.
+      predicts: Who predicts, in the results.
       meta_step: "module:function" from the settings to further arguments of `meta_step`.
     """
 
@@ -33,6 +36,8 @@ class MethodRow(NamedTuple):
     static_steps: bool = False
     targets: str = ""
     needs_co_learner: bool = False
+    all_classes: bool = False
+    predicts: str = "meta-learner"
     meta_step: str = ""
 
 
@@ -116,6 +121,17 @@ METHODS = {
     ),
     "unicorn_maml": MethodRow("cml_jax:unicorn_maml", _MAML),
     "proto_net": MethodRow("cml_jax:proto_net", _CML, targets="classes"),
+    "linear_probing": MethodRow(
+        "experiments.build.methods:linear_probing",
+        {
+            "penalty": Key(
+                1.0, (1e-3, 1e3), "on the squared weights of the logistic regression, 1 / C"
+            )
+        },
+        targets="classes",
+        all_classes=True,
+        predicts="logistic regression",
+    ),
     "collaborative": MethodRow(
         "cml_jax:collaborative",
         _RATE | _BODY_RATE | _ORDER | _OPTIMIZER,

@@ -29,6 +29,8 @@ class Network(NamedTuple):
       needs: What tasks on nodes must bring beside node ids: "", "subgraphs" or "attribute_sets".
       method: "module:function" that takes the place of the method's own; "" does not.
       methods: The methods that it works with; empty is all.
+      embedding: Makes the network without its last layer, whose outputs linear probing reads; None:
+        it reads the features, flattened.
       noise: The setting of `keys` above 0 of which it draws noise in the inner loop of training,
         from keys that the support's images are given; "" none. (Nodes always have keys.)
     """
@@ -42,6 +44,7 @@ class Network(NamedTuple):
     needs: str = ""
     method: str = ""
     methods: tuple[str, ...] = ()
+    embedding: Function | None = None
     noise: str = ""
 
 
@@ -99,6 +102,7 @@ NETWORKS = {
             "conv": Function(_CONV_CO_LEARNER),
         },
         batch_statistics=True,
+        embedding=Function("cml_jax.models:conv4", {"ways": 0}),
     ),
     "resnet12": Network(
         Function("cml_jax.models:resnet12"),
@@ -116,6 +120,7 @@ NETWORKS = {
             "conv": Function("cml_jax.models:resnet12_co_learner"),
         },
         batch_statistics=True,
+        embedding=Function("cml_jax.models:resnet12", {"ways": 0}),
         noise="drop_rate",
     ),
     "mlp": Network(

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -150,7 +151,7 @@ class Checkpoints:
     def _read_back(self, manager: ocp.CheckpointManager, step: int, state: PyTree) -> None:
         """A folder where nothing that was saved can be read is told now, not when it is needed."""
         try:
-            with _alone(manager) as reader:
+            with _alone(Path(manager.directory)) as reader:
                 _read(reader, step, state)
         except Exception as error:
             raise CheckpointError(
@@ -169,7 +170,7 @@ class Checkpoints:
         damaged = {}
         for step in steps:
             why = None
-            with _alone(manager) as reader:
+            with _alone(Path(manager.directory)) as reader:
                 try:
                     tree, extra = _read(reader, step, template)
                 except _OtherLeaves as error:
@@ -218,6 +219,37 @@ class Checkpoints:
         return _reason(error).replace(str(self._opened), str(self._workdir))
 
 
+def read_best(workdir: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads the best checkpoint of another run, whatever its leaves, and changes nothing there.
+
+    Args:
+      workdir: The folder of that run, which may be training now.
+
+    Returns:
+      Every leaf by its path, such as "['params']['base']['body']['ConvBlock_0']['kernel']".
+
+    Raises:
+      CheckpointError: There is none, or it is damaged or cannot be read.
+    """
+    workdir = Path(workdir).absolute()
+    with contextlib.ExitStack() as closing:
+        opened = workdir
+        if not _safe(workdir):
+            opened = _link(workdir)
+            closing.callback(shutil.rmtree, opened.parent, True)
+        steps = [int(path.name) for path in (opened / BEST).glob("*") if path.name.isdigit()]
+        if not steps:
+            raise CheckpointError(f"{workdir} has no best checkpoint: train it first")
+        try:
+            reader = closing.enter_context(_alone(opened / BEST))
+            return _read_leaves(reader, max(steps))
+        except Exception as error:  # orbax raises anything at all on a damaged file
+            raise CheckpointError(
+                f"checkpoint {workdir / BEST}/{max(steps)} cannot be read ({_reason(error)}): "
+                "restore it from a backup, or choose another run"
+            ) from error
+
+
 class _OtherLeaves(Exception):
     """A good checkpoint has other leaves than the template."""
 
@@ -251,13 +283,12 @@ def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder, options=chosen, item_names=("state", "about"))
 
 
-def _alone(manager: ocp.CheckpointManager) -> contextlib.closing[ocp.CheckpointManager]:
+def _alone(folder: Path) -> contextlib.closing[ocp.CheckpointManager]:
     """Opens its folder to read without the others: orbax waits for all, even where one failed."""
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=str(me)
     )
-    folder = Path(manager.directory)
     return contextlib.closing(_manager(folder, create=False, multiprocessing_options=alone))
 
 
@@ -295,6 +326,28 @@ def _read(
     if about["leaves_digest"] != _leaves_digest(state):
         raise ValueError("its arrays are not what was saved")
     return state, about["extra"]
+
+
+def _read_leaves(manager: ocp.CheckpointManager, step: int) -> dict[str, np.ndarray]:
+    """`_read` without a template."""
+    about = _about(manager, step)
+    if about["about_digest"] != _about_digest(about):
+        raise ValueError("its description is not what was saved")
+    size = sum(np.dtype(dtype).itemsize * math.prod(shape) for _, dtype, shape in about["leaves"])
+    _check_sizes(Path(manager.directory, str(step), "state").rglob("*"), 2**24 + 2 * size)
+    args = ocp.args.Composite(state=ocp.args.StandardRestore())
+    state = _host(manager.restore(step, args=args)["state"])
+    leaves = {}
+    for path, *_ in about["leaves"]:
+        node = state  # in which dicts stand for named tuples
+        for name, index, attribute in re.findall(r"\['([^']*)'\]|\[(\d+)\]|\.(\w+)", path):
+            node = node[int(index) if index else name or attribute]
+        leaves[path] = node
+    if about["leaves"] != [[path, str(x.dtype), list(x.shape)] for path, x in leaves.items()]:
+        raise ValueError("its arrays are not those of its description")
+    if about["leaves_digest"] != _digest(about["leaves"], leaves.values()):
+        raise ValueError("its arrays are not what was saved")
+    return leaves
 
 
 def _about(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
@@ -343,8 +396,12 @@ def _leaves(tree: PyTree) -> list[list[Any]]:
 
 
 def _leaves_digest(state: PyTree) -> str:
-    digest = hashlib.sha256(json.dumps(_leaves(state)).encode())
-    for leaf in jax.tree.leaves(state):
+    return _digest(_leaves(state), jax.tree.leaves(state))
+
+
+def _digest(about: list[list[Any]], leaves: Iterable[np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(about).encode())
+    for leaf in leaves:
         digest.update(leaf.tobytes())
     return digest.hexdigest()
 

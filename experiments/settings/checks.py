@@ -77,6 +77,16 @@ def _check_choices(values: dict[str, Any]) -> None:
             f"method={values['method']} is for {method.targets}, but data.name="
             f"{values['data.name']} has {data.targets}: use --config.method=maml"
         )
+    if method.all_classes and data.tasks != "images":
+        raise ConfigError(
+            f"method={values['method']} trains on all classes of a set of images, but data.name="
+            f"{values['data.name']} is none: use --config.method=maml"
+        )
+    if method.all_classes and co_learner not in ("", "none"):
+        raise ConfigError(
+            f"co_learner={co_learner} with method={values['method']}, which has one head: use "
+            "--config.co_learner=none"
+        )
     if co_learner in ("", "none"):
         if method.needs_co_learner:
             raise ConfigError(

@@ -63,6 +63,7 @@ _GENERAL = {
     "tasks_per_step": Key(32, (1, 1_000_000), "tasks in a meta-batch"),
     "train_steps": Key(2000, COUNT, "meta-steps"),
     "seed": Key(0, (0, 2**31 - 1), "seed of the initial parameters and of every task"),
+    "init_from": Key("", None, "folder of a run whose best network's body training starts from"),
     "num_seeds": Key(1, (1, 10_000), "runs side by side in one program: seed, seed + 1, ..."),
     "sweep": choice("none", TABLES["sweep"], "a setting that takes each of sweep_values"),
     "data.name": choice("glyphs", DATA_SETS, "task distribution"),

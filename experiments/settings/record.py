@@ -60,7 +60,8 @@ def record(
 
     Raises:
       ConfigError: The run was started with other settings (and they were not accepted, or
-        train_steps is lower), its `config.json` is unreadable, or there is no run to evaluate.
+        train_steps is lower, or init_from is another), its `config.json` is unreadable, or there
+        is no run to evaluate.
     """
     workdir = Path(workdir)
     path, reports = workdir / folder.CONFIG, workdir / folder.METRICS
@@ -77,6 +78,11 @@ def record(
         raise ConfigError(
             f"train_steps={config.train_steps} but {workdir} was started with "
             f"{before['train_steps']}: a run can only be made longer, by --accept_changes"
+        )
+    if config.init_from != before["init_from"]:
+        raise ConfigError(
+            f"init_from={config.init_from!r} but {workdir} was started with "
+            f"{before['init_from']!r}: set it back, or choose another --workdir"
         )
     differing = changed(config, workdir)
     if evaluate:

@@ -37,6 +37,7 @@ FUNCTIONS = [
     *(row.curve for row in DATA_SETS.values() if row.curve),
     *(row.model.path for row in NETWORKS.values()),
     *(co_learner.path for row in NETWORKS.values() for co_learner in row.co_learners.values()),
+    *(row.embedding.path for row in NETWORKS.values() if row.embedding),
     *(row.method for row in NETWORKS.values() if row.method),
     *(row.function for row in METHODS.values()),
     *(row.meta_step for row in METHODS.values() if row.meta_step),

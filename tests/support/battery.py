@@ -40,7 +40,8 @@ METHODS = {
         methods.reptile_released, optimizer=optax.adam(0.02, b1=0.0), num_steps=3, minibatch=2
     ),
 }
-ON_CLASSES = {"proto_net": methods.proto_net}  # for classes alone: has a test file of its own
+# For classes alone: each has a test file of its own.
+ON_CLASSES = {"proto_net": methods.proto_net, "linear_probing": methods.linear_probing}
 # By name, so that a failure says which and a compiled function is found again.
 COMBINATIONS = [name + suffix for name in METHODS for suffix in ("", "+cml")]
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import jax
 
+from experiments.choices.methods import METHODS
 from experiments.run import assemble, evaluate, train
 from experiments.settings.checks import check
-from experiments.settings.config import KEYS, default_config
+from experiments.settings.config import default_config
 from experiments.train import compile_steps, initial_state
 
 # What each needs beside its name.
-SETTINGS = {name: {} for name in KEYS["method"].allowed}
+SETTINGS = {name: {} for name, row in METHODS.items() if not row.targets}
 
 SETTINGS["maml_plus_plus"] = {"second_order_after": 0.5}
 
