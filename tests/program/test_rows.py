@@ -140,6 +140,8 @@ def chosen(table, row):
         config.data.name, config.model.name = "sinusoid", "mlp"
     if table == "method" and METHODS[row].needs_co_learner:
         config.co_learner = "linear"
+    if table == "method" and METHODS[row].all_classes:
+        config.data.name = "omniglot"
     if table == "sweep" and row.startswith("co_learner"):
         config.co_learner = "linear"
     if table == "sweep" and row == "radius":
