@@ -91,7 +91,8 @@ def points(
 ) -> None:
     """Draws a metric with its intervals, one line per method.
 
-    Shares are in percent; where one is above 95%, the scale is stretched there.
+    Shares are in percent; where one is above 95%, the scale is stretched there. What diverged is
+    left out.
 
     Args:
       rows: Method to column to tests, the first of which is drawn: its metric and "ci95".
@@ -102,12 +103,16 @@ def points(
     figure = new_figure(title, (5.5 * 1.3 + 0.11 * max(map(len, rows)), 1.2 + 0.42 * len(rows)))
     if figure is None:
         return
+    heads = [tests[0] for row in rows.values() for tests in row.values()]
+    values = [test[metric] for test in heads if test[metric] is not None]
+    highest = 1 if is_share(metric) else 100 * np.median(values)  # above it a run diverged
     axes = figure.subplots()
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     for i, column in enumerate(columns):
         shift = 0.17 * (i - (len(columns) - 1) / 2)
         found = [(y, row[column][0]) for y, row in enumerate(rows.values()) if column in row]
-        found = [(y, test) for y, test in found if test[metric] is not None]  # not finite
+        found = [(y, test) for y, test in found if test[metric] is not None]
+        found = [(y, test) for y, test in found if test[metric] <= highest]
         axes.errorbar(
             [test[metric] for _, test in found],
             [y + shift for y, _ in found],
@@ -118,8 +123,7 @@ def points(
             linewidth=1,
             label=column,
         )
-    best = max(test[metric] or 0 for row in rows.values() for [test, *_] in row.values())
-    stretched = is_share(metric) and best > 0.95
+    stretched = is_share(metric) and max(values) > 0.95
     if is_share(metric):
         ticks = [0.5, 0.6, 0.7, 0.8, 0.9]
         if stretched:
