@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.report import cells, pages, plots, table
+from experiments.report.front_table import front_table
 from experiments.run_folder import folder
+from experiments.studies.front import FRONT
 from experiments.studies.study import Study, cells_of, file_name
 
 
@@ -25,8 +27,10 @@ def write_pages(docs: Path, studies: Mapping[str, Study]) -> None:
             written[name] = pages.fill(page, parts)
             path.write_text(written[name], encoding="utf-8")
     path = docs / "results.md"
-    filled = pages.fill(path.read_text(encoding="utf-8"), {"studies": pages.front(written)})
-    path.write_text(filled, encoding="utf-8")
+    parts = {"studies": pages.front(written)}
+    if "<!-- generated: front -->" in path.read_text(encoding="utf-8"):
+        parts["front"] = front_table(FRONT, docs / "results")
+    path.write_text(pages.fill(path.read_text(encoding="utf-8"), parts), encoding="utf-8")
 
 
 def draw(name: str, study: Study, results: Path) -> None:

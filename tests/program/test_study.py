@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from experiments import study
-from experiments.report import cells, pages, study_pages, table
+from experiments.report import cells, front_table, pages, study_pages, table
 from experiments.run_folder.results import Results, interval
 from experiments.studies import STUDIES, Study
+from experiments.studies.front import FRONT, Shown
 from experiments.studies.study import cells_of
 
 ROOT = Path(__file__).parents[2]
@@ -263,3 +264,24 @@ def test_two_runs_are_paired_over_their_tasks():
     runs = {"1-shot: A": a, "1-shot: A + CML": b}
     # Differences 0.1, 0.2, 0.1: sd 0.0577, 1.96 sd / sqrt(3) is 0.0653.
     assert "(+13.3 ± 6.5) |" in table.of_methods(runs, {"A + CML": "A"})
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "published", "said"),
+    [
+        ("accuracy", [0.5, 0.7], (0.71, 0.0), "60.00 ± 19.60 (71.00) ✓"),
+        ("accuracy", [0.59, 0.61], (0.65, 0.01), "60.00 ± 1.96 (65.00 ± 1.00) ▼"),
+        ("accuracy", [0.59, 0.61], (0.57, 0.0), "60.00 ± 1.96 (57.00) ▲"),
+        ("mse", [1.0, 1.0], (1.5, 0.0), "1.000 ± 0.000 (1.500) ▲"),
+        ("mse", [1.0, 1.0], None, "1.000 ± 0.000"),
+    ],
+)
+def test_a_cell_of_the_front_table_is_beside_the_published_number(metric, values, published, said):
+    shown = Shown("A", "data", "own", "A", published)
+    assert front_table.cell(made(metric, values), shown) == said
+
+
+def test_what_the_front_table_shows_is_a_run_of_a_study():
+    for shown in FRONT:
+        study_of = STUDIES[shown.study]
+        assert shown.label in study_of.runs, shown
