@@ -9,8 +9,8 @@ from experiments.run_folder.results import Results, is_share
 from experiments.studies.front import Shown
 
 _LEGEND = (
-    "Ours, all queries at once, and in parentheses the published number. ✓: the intervals of the two "
-    "overlap; ▲ and ▼: ours is better or worse by more than that."
+    "Ours, all queries at once, and in parentheses the published number. ✓: the intervals of the "
+    "two overlap; ▲ and ▼: ours is better or worse by more than that."
 )
 
 
