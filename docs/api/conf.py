@@ -10,8 +10,8 @@ author = "the cml_jax authors"
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 html_theme = "alabaster"
-html_theme_options = {"page_width": "1100px", "description": "Gradient-based meta-learning in JAX"}
-html_copy_source = False
+html_theme_options = {"page_width": "1240px", "description": "Gradient-based meta-learning in JAX"}
+html_copy_source = html_show_copyright = False
 highlight_language = "none"  # of equations; examples with >>> are Python all the same
 default_role = "code"  # `name` in docstrings is code
 maximum_signature_line_length = 80  # longer ones have a line for each parameter
