@@ -13,12 +13,14 @@ EXTRAS = {
     "cuda13": ["jax[cuda13]>=0.10"],
     "tpu": ["jax[tpu]>=0.10"],
     "benchmarks": ["torch>=2.4", "matplotlib>=3.8"],
+    "docs": ["sphinx>=8"],
     "tests": [
         "pytest>=8",
         "pytest-xdist>=3.6",
         "ruff>=0.14",
         "pyright>=1.1.400",
         "matplotlib>=3.8",
+        "sphinx>=8",
     ],
 }
 

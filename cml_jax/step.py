@@ -190,10 +190,10 @@ def meta_step(
         params <- optimizer(sum_t w_t grad_params objective_t),   w = weigh(displacements)
         displacement_t = params["base"] - adapted_t, on the leaves that adapt
 
-    With `radius`, that gradient leads to params + radius * gradient / |gradient|, and the gradient
-    there (its weights too) is the one that is applied: sharpness-aware minimisation around the
-    optimiser, which is Sharp-MAML_up. The metrics are then those at the perturbed parameters, as in
-    its released code.
+    With `radius`, that gradient leads to `params + radius * gradient / |gradient|`, and the
+    gradient there (its weights too) is the one that is applied: sharpness-aware minimisation around
+    the optimiser, which is Sharp-MAML_up. The metrics are then those at the perturbed parameters,
+    as in its released code.
 
     `params["carried"]`, where a method has it, is not trained: its next value is the mean over
     tasks (for integers the maximum) of what `method.adapt` returns as `extra["carried"]`.

@@ -49,8 +49,8 @@ def gradient_agreement(
     9-13) treats them without saying so.
 
     The three options are ours. `share` is lambda in lambda w_i + (1 - lambda) / T, a blend with the
-    mean. `normalized` compares g_i / |g_i|, so that tasks with long updates do not decide what the
-    others agree with. `cut` sets negative weights to zero, before dividing by their sum.
+    mean. `normalized` compares `g_i / |g_i|`, so that tasks with long updates do not decide what
+    the others agree with. `cut` sets negative weights to zero, before dividing by their sum.
 
     Args:
       displacements: What each task moved away from, `g_i = theta - theta_i`: a tree with leaves

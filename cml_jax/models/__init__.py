@@ -1,4 +1,4 @@
-"""Flax networks as `Model`s; the only place in the library that knows Flax."""
+"""Flax networks, each a `Model`; the only place in the library that knows Flax."""
 
 from cml_jax.models.adapters import from_linen, from_nnx
 from cml_jax.models.conv import conv4, conv_co_learner
