@@ -15,9 +15,9 @@ def logistic_regression(
         minimise  sum_i -log softmax(features_i W + b)[targets_i] + penalty / 2 |W|^2
 
     This is the objective of scikit-learn with C = 1 / penalty, whose default is 1. For two classes
-    scikit-learn has one vector w and 1/2 |w|^2: at the minimum W = (-w / 2, w / 2), so that
-    |w|^2 = 2 |W|^2, and the penalty is doubled here. b is determined up to a constant, which
-    1e-6 / 2 |b|^2 fixes: it sums to zero. (So (sum b)^2 / 2 may be added; it keeps the steps
+    scikit-learn has one vector w and `1/2 |w|^2`: at the minimum `W = (-w / 2, w / 2)`, so that
+    `|w|^2 = 2 |W|^2`, and the penalty is doubled here. b is determined up to a constant, which
+    `1e-6 / 2 |b|^2` fixes: it sums to zero. (So `(sum b)^2 / 2` may be added; it keeps the steps
     exact in float32.)
 
     The columns of W lie in the span of the features. Where there are fewer examples than features,
@@ -27,7 +27,7 @@ def logistic_regression(
       features: `[n, F]`, numbers of the order of one: the steps are never shortened.
       targets: int32 `[n]`, the classes.
       ways: Number of classes.
-      penalty: The weight of |W|^2 / 2.
+      penalty: The weight of `|W|^2 / 2`.
 
     Returns:
       W `[F, ways]` and b `[ways]`.
