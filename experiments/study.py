@@ -6,7 +6,8 @@
     python -m experiments.study --pages
 
 makes the runs of a study under runs/. Each is stored in docs/results/NAME.json as soon as it has
-ended: a study that is started again makes what is missing, and resumes what was interrupted. Then
+ended: a study that is started again makes what is missing, and resumes what was interrupted. What
+a study tunes comes first: on validation tasks, with the same budget for every row. Then
 docs/results/NAME.md and docs/results.md are filled from what is stored; `--pages` does only that.
 Several jobs at a time share the cores.
 """
@@ -26,7 +27,7 @@ from experiments.machine.devices import available_cores
 from experiments.report import cells, study_pages
 from experiments.run_folder import folder
 from experiments.studies import STUDIES, Study
-from experiments.studies.study import Cell, cells_of
+from experiments.studies.study import Cell, cells_of, tuning_of
 
 _DOCS = Path("docs")
 _STOPPED = 1  # the exit code of a run that was asked to stop, and has saved what it had
@@ -53,11 +54,13 @@ def main() -> int:
     if bool(arguments.studies) == arguments.pages:
         parser.error("name one or more studies, or give --pages alone")
     for name in arguments.studies:
-        wanted = [c for c in cells_of(name, STUDIES[name]) if arguments.only in c.label]
-        if not wanted:
+        rounds = [*tuning_of(name, STUDIES[name]), cells_of(name, STUDIES[name])]
+        rounds = [[cell for cell in own if arguments.only in cell.label] for own in rounds]
+        if not rounds[-1]:
             parser.error(f"--only={arguments.only} is in no label of {name}: leave it out")
-        if not run_all(name, STUDIES[name], wanted, arguments.jobs, arguments.minutes):
-            return 1
+        for wanted in rounds:
+            if not run_all(name, STUDIES[name], wanted, arguments.jobs, arguments.minutes):
+                return 1
         study_pages.draw(name, STUDIES[name], _DOCS / "results")
     study_pages.write_pages(_DOCS, STUDIES)
     return 0
@@ -88,13 +91,19 @@ def run_all(
 
     def make(cell: Cell) -> bool:
         share = free.get()
+        chosen = cells.chosen(stored.get(cell.label, {}))
+        command = [*study.command(cell.label, (*chosen, *cell.settings))]
+        command.append(f"--workdir={cell.workdir}")
         try:
-            print(f"== python {' '.join(cell.command)} --workdir={cell.workdir}", flush=True)
-            ended = _run(cell, share, minutes)
+            print(f"== python {' '.join(command)}", flush=True)
+            ended = _run(command, cell.workdir, share, minutes)
             if ended is None:
                 return False
-            command = "python " + " ".join(study.command(cell.label))
             with writing:
+                if cell.tunes:
+                    cells.store_tuned(path, cell.label, cell.repeat, cell.workdir)
+                    return True
+                command = "python " + " ".join(study.command(cell.label, chosen))
                 cells.store(path, cell.label, cell.repeat, command, cell.workdir, ended)
             if not ended:  # else the run would count as finished
                 (cell.workdir / folder.RESULTS).unlink()
@@ -102,15 +111,17 @@ def run_all(
         finally:
             free.put(share)
 
-    left = [cell for cell in wanted if not cells.is_done(stored, cell.label, cell.repeat)]
+    left = [cell for cell in wanted if not cells.is_done(stored, cell)]
     with ThreadPoolExecutor(jobs) as pool:
         return all(pool.map(make, left))
 
 
-def _run(cell: Cell, share: Sequence[int], minutes: float | None) -> bool | None:
+def _run(
+    command: Sequence[str], workdir: Path, share: Sequence[int], minutes: float | None
+) -> bool | None:
     """Makes a run; whether it came to its end, or None where it failed."""
     pinned = {"preexec_fn": lambda: os.sched_setaffinity(0, share)} if share else {}
-    command = [sys.executable, *cell.command, f"--workdir={cell.workdir}"]
+    command = [sys.executable, *command]
     with subprocess.Popen(command, **pinned) as process:
         try:
             return True if process.wait(minutes and 60 * minutes) == 0 else None
@@ -118,7 +129,7 @@ def _run(cell: Cell, share: Sequence[int], minutes: float | None) -> bool | None
             process.send_signal(signal.SIGTERM)
             if process.wait() not in (0, _STOPPED):
                 return None
-    if (cell.workdir / folder.RESULTS).exists():  # it was already testing
+    if (workdir / folder.RESULTS).exists():  # it was already testing
         return True
     return False if subprocess.run([*command, "--evaluate"], **pinned).returncode == 0 else None
 

@@ -3,7 +3,8 @@
 docs/results/NAME.json holds, for each label, its command and its cells: repeat to the entries of
 results.json, with "progress" and "curve", and with what each seed or each task of its tests got. A
 cell is stored as soon as its run has ended, so that a study goes on where it was, on another
-machine too. "all" stands for repeats that were stored as one.
+machine too. "all" stands for repeats that were stored as one. "tuned" is setting to what its values
+reached in validation, and the best.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 from experiments.run_folder import folder
 from experiments.run_folder.results import Results, Test, interval, read_results
 from experiments.run_folder.task_values import read_task_values
+from experiments.studies.study import Cell
 
 Stored = dict[str, dict[str, Any]]
 
@@ -31,11 +33,57 @@ def load(path: Path) -> Stored:
     return folder.read_json(path) if path.exists() else {}
 
 
-def is_done(stored: Stored, label: str, repeat: str) -> bool:
+def load_ended(path: Path) -> Stored:
+    """What is stored of the labels that have a run; of others there may be what was tuned.
+
+    Raises:
+      ValueError: The file is damaged.
+    """
+    return {label: entry for label, entry in load(path).items() if entry["cells"]}
+
+
+def is_done(stored: Stored, cell: Cell) -> bool:
     """Whether a cell is stored and its run had come to its end."""
-    cells = stored.get(label, {}).get("cells", {})
-    own = cells.get("all") or cells.get(repeat)
+    entry = stored.get(cell.label, {})
+    if cell.tunes:
+        return cell.repeat in entry.get("tuned", {})
+    own = entry.get("cells", {}).get("all") or entry.get("cells", {}).get(cell.repeat)
     return own is not None and own.get("progress", {}).get("ended", True)
+
+
+def chosen(entry: Mapping[str, Any]) -> list[str]:
+    """The settings that tuning chose, as on the command line without `--config.`."""
+    return [f"{name}={tuned['best']:g}" for name, tuned in entry.get("tuned", {}).items()]
+
+
+def store_tuned(path: Path, label: str, setting: str, workdir: Path) -> None:
+    """Adds what a run that sweeps a setting reached in validation, and with which value.
+
+    Args:
+      path: The file; it is made.
+      label: Label of the runs that the setting is tuned for.
+      setting: Its name.
+      workdir: The run's folder.
+
+    Raises:
+      ValueError: Results are missing or damaged.
+    """
+    stored, results = load(path), read_results(workdir)
+    name, reached = f"validation/{results.metric}", {}
+    for run in results.runs or ():
+        value = np.inf if run[name] is None else run[name]  # it diverged
+        reached.setdefault(run[setting], []).append(value)
+    means = {value: float(np.mean(each)) for value, each in reached.items()}
+    # evaluate.py has chosen by the same means.
+    best = min(means, key=lambda value: abs(means[value] - results.validation[results.metric]))
+    entry = stored.setdefault(label, {"cells": {}})
+    entry.setdefault("tuned", {})[setting] = {
+        "metric": results.metric,
+        "reached": {f"{v:g}": mean if np.isfinite(mean) else None for v, mean in means.items()},
+        "best": best,
+        "steps": results.protocol["train_steps"],
+    }
+    folder.write_json(path, stored)
 
 
 def store(path: Path, label: str, repeat: str, command: str, workdir: Path, ended: bool) -> None:

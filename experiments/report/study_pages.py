@@ -41,7 +41,7 @@ def draw(name: str, study: Study, results: Path) -> None:
       study: Its runs.
       results: The folder of NAME.json, of the page and of the pictures.
     """
-    stored = cells.load(results / f"{name}.json")
+    stored = cells.load_ended(results / f"{name}.json")
     page, picture = results / f"{name}.md", results / f"{name}.png"
     if not page.exists():
         page.write_text(pages.NEW_PAGE.format(name=name), encoding="utf-8")
@@ -70,7 +70,7 @@ def page_parts(name: str, study: Study, results: Path, title: str) -> dict[str, 
       results: The folder of NAME.json and of the pictures.
       title: Title of the page.
     """
-    stored = cells.load(results / f"{name}.json")
+    stored = cells.load_ended(results / f"{name}.json")
     order = [label for label in (*study.runs, *study.probes) if label in stored]
     runs = {label: cells.results_of(stored[label]) for label in order}
     if study.base or not study.curve:
@@ -90,8 +90,9 @@ def page_parts(name: str, study: Study, results: Path, title: str) -> dict[str, 
             pictures.append(f"{label}: the first test tasks\n\n![{label}]({file})")
     commands = {label: stored[label]["command"] for label in order}
     far = {label: cells.how_far(stored[label]) for label in order}
+    tuned = table.of_tuning({label: stored[label].get("tuned", {}) for label in order})
     return {
         "table": f"{numbers}\n\n{tasks}, {first.plan}.{left}",
         "pictures": "\n\n".join(pictures),
-        "commands": table.of_commands(runs, commands, far),
+        "commands": "\n\n".join(filter(None, [table.of_commands(runs, commands, far), tuned])),
     }

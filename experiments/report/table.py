@@ -1,6 +1,7 @@
 """Tables of results, in Markdown."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -93,6 +94,29 @@ def of_commands(
     return markdown(["run", "steps", "best step", "minutes of training", "command"], rows)
 
 
+def of_tuning(tuned: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """A table of what tuning tried, what it reached in validation and what it chose; "" for none.
+
+    Args:
+      tuned: Label to setting to "reached" (value to the mean over seeds), "best", "steps" and
+        "metric".
+    """
+    rows = []
+    for label, settings in tuned.items():
+        for name, found in settings.items():
+            each = [
+                f"{'**' * (float(value) == found['best'])}{value}: {_mean(found['metric'], mean)}"
+                f"{'**' * (float(value) == found['best'])}"
+                for value, mean in found["reached"].items()
+            ]
+            rows.append([label, f"`{name}`", ", ".join(each), f"{found['steps']:,}"])
+    if not rows:
+        return ""
+    return "Tuned on validation tasks:\n\n" + markdown(
+        ["run", "setting", "values and what they reached", "steps"], rows
+    )
+
+
 def cells_of(runs: Mapping[str, Results], by_steps: bool = False) -> Cells:
     """Row to column to its tests, of the meta-learner by inner steps or of all after the most.
 
@@ -150,7 +174,14 @@ def number(metric: str, test: Test) -> str:
         return f"not finite: {sum(v is None for v in each)} of {len(each)}"
     if is_share(metric):
         return f"{100 * value:.2f} ± {100 * half:.2f}"
-    return f"{value:.3f} ± {half:.3f}"
+    form = ".1e" if value > 1e4 else ".3f"  # a value that diverged is short, too
+    return f"{value:{form}} ± {half:{form}}"
+
+
+def _mean(metric: str, value: float | None) -> str:
+    if value is None:
+        return "not finite"
+    return f"{100 * value:.1f}" if is_share(metric) else f"{value:.3f}"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -172,8 +203,9 @@ def _cell(metric: str, tests: Sequence[Test], base: Sequence[Test]) -> str:
     if len(tests) > 1:
         text += f" ({number(metric, tests[1]).partition(' ')[0]})"
     if base and (gain := _gain(metric, tests[0], base[0])):
-        scale, digits = (100, 1) if is_share(metric) else (1, 3)
-        text += f" ({scale * gain[metric]:+.{digits}f} ± {scale * gain['ci95']:.{digits}f})"
+        scale, form = (100, ".1f") if is_share(metric) else (1, ".3f")
+        form = ".1e" if scale * abs(gain[metric]) > 1e4 else form
+        text += f" ({scale * gain[metric]:+{form}} ± {scale * gain['ci95']:{form}})"
     return text
 
 

@@ -1,6 +1,7 @@
 """What a study is made of."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,9 @@ class Study(NamedTuple):
       base: The row that a row is compared with, repeat by repeat: row to row.
       by_steps: Whether the columns of the table are the numbers of inner steps.
       probes: Label to the settings of a run of `experiments.linear_probing`.
+      tune: Label to the settings that are tuned on validation tasks before its runs, one after the
+        other: setting to the values that are tried, side by side.
+      tuning: Settings of the runs that tune, the same budget for every label.
     """
 
     config: str
@@ -31,11 +35,18 @@ class Study(NamedTuple):
     base: dict[str, str] = {}
     by_steps: bool = False
     probes: dict[str, tuple[str, ...]] = {}
+    tune: dict[str, dict[str, tuple[float, ...]]] = {}
+    tuning: tuple[str, ...] = ()
 
-    def command(self, label: str) -> list[str]:
-        """What follows `python` on the command line of a run, but for its repeat and folder."""
+    def command(self, label: str, more: Sequence[str] = ()) -> list[str]:
+        """What follows `python` on the command line of a run, but for its folder.
+
+        Args:
+          label: Label of the run.
+          more: Settings that are not the label's: of the repeat, and what tuning chose.
+        """
         module = "experiments.main" if label in self.runs else "experiments.linear_probing"
-        settings = self.runs.get(label) or self.probes.get(label, ())
+        settings = (*(self.runs.get(label) or self.probes.get(label, ())), *more)
         return ["-m", module, f"--config={self.config}", *(f"--config.{o}" for o in settings)]
 
 
@@ -44,19 +55,21 @@ class Cell(NamedTuple):
 
     Attributes:
       label: Its label.
-      repeat: The number of its repeat, as text.
-      command: What follows `python` on the command line.
+      repeat: The number of its repeat, as text; of a run that tunes, the setting.
+      settings: Those of the repeat, or of the tuning.
       workdir: Its folder.
+      tunes: Whether it tunes a setting for the runs of its label.
     """
 
     label: str
     repeat: str
-    command: list[str]
+    settings: tuple[str, ...]
     workdir: Path
+    tunes: bool = False
 
 
 def cells_of(name: str, study: Study) -> list[Cell]:
-    """All runs of a study.
+    """All runs of a study whose results are shown.
 
     Args:
       name: Name of the study.
@@ -67,9 +80,26 @@ def cells_of(name: str, study: Study) -> list[Cell]:
         folder = _RUNS / name / file_name(label)
         for i, settings in enumerate(study.repeats):
             workdir = folder / str(i) if len(study.repeats) > 1 else folder
-            command = [*study.command(label), *(f"--config.{o}" for o in settings)]
-            cells.append(Cell(label, str(i), command, workdir))
+            cells.append(Cell(label, str(i), settings, workdir))
     return cells
+
+
+def tuning_of(name: str, study: Study) -> list[list[Cell]]:
+    """The runs that tune: first those of the first setting of every label, and so on.
+
+    Args:
+      name: Name of the study.
+      study: Its runs.
+    """
+    rounds: list[list[Cell]] = []
+    for label, tried in study.tune.items():
+        for i, (key, values) in enumerate(tried.items()):
+            values = ",".join(map(str, values))
+            settings = (*study.tuning, f"sweep={key}", f"sweep_values={values}")
+            workdir = _RUNS / name / f"{file_name(label)}-tune-{key}"
+            rounds += [[]] * (i == len(rounds))
+            rounds[i] = [*rounds[i], Cell(label, key, settings, workdir, tunes=True)]
+    return rounds
 
 
 def file_name(label: str) -> str:

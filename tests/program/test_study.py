@@ -15,7 +15,7 @@ from experiments.report import cells, front_table, pages, study_pages, table
 from experiments.run_folder.results import Results, interval
 from experiments.studies import STUDIES, Study
 from experiments.studies.front import FRONT, Shown
-from experiments.studies.study import cells_of
+from experiments.studies.study import cells_of, tuning_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -166,6 +166,58 @@ def test_runs_become_a_page(docs, monkeypatch):
     study_pages.write_pages(docs, {"own": OWN})
     assert "\nIt works.\n" in (docs / "results" / "own.md").read_text()
     assert "| It works. |" in (docs / "results.md").read_text()
+
+
+TUNED = OWN._replace(
+    tune={"1-shot: A": {"outer_learning_rate": (0.001, 0.01), "inner_learning_rate": (0.1, 0.4)}},
+    tuning=("train_steps=90", "num_seeds=2"),
+)
+
+
+def test_what_is_tuned_on_validation_tasks_is_what_the_runs_have(docs, monkeypatch):
+    rounds = tuning_of("own", TUNED)
+    assert [[cell.repeat for cell in own] for own in rounds] == [
+        ["outer_learning_rate"],
+        ["inner_learning_rate"],
+    ]
+    reached = {"outer_learning_rate": (0.3, float("inf")), "inner_learning_rate": (0.5, 0.6)}
+    best = {"outer_learning_rate": 0.001, "inner_learning_rate": 0.4}
+    runs = Runs()
+
+    def tune(workdir):
+        key = workdir.name.rpartition("-")[2]
+        values = TUNED.tune["1-shot: A"][key]
+        each = [
+            {"seed": seed, key: value, "validation/accuracy": mean + 0.1 * seed}
+            for value, mean in zip(values, reached[key], strict=True)
+            for seed in (0, 1)
+        ]
+        of_best = reached[key][values.index(best[key])] + 0.05
+        results = made("accuracy", [0.0, 0.0], protocol={"train_steps": 90}, runs=each)
+        dataclasses.replace(results, validation={"accuracy": of_best, "step": 1}).write(workdir)
+
+    monkeypatch.setattr(runs, "reach", tune)
+    for own in rounds:
+        assert make(monkeypatch, runs, own)
+    assert runs.started == [
+        "-m experiments.main --config=configs/glyphs.py --config.train_steps=90 "
+        "--config.num_seeds=2 --config.sweep=outer_learning_rate --config.sweep_values=0.001,0.01 "
+        "--workdir=runs/own/1-shot-a-tune-outer_learning_rate",
+        "-m experiments.main --config=configs/glyphs.py --config.outer_learning_rate=0.001 "
+        "--config.train_steps=90 --config.num_seeds=2 --config.sweep=inner_learning_rate "
+        "--config.sweep_values=0.1,0.4 --workdir=runs/own/1-shot-a-tune-inner_learning_rate",
+    ]
+    assert make(monkeypatch, again := Runs(), rounds[0]) and not again.started
+    assert make(monkeypatch, again)
+    chosen = "--config.outer_learning_rate=0.001 --config.inner_learning_rate=0.4"
+    assert f"glyphs.py {chosen} --config.seed=0 " in again.started[0]
+    assert chosen not in again.started[2]  # of another row
+    study_pages.draw("own", TUNED, docs / "results")
+    study_pages.write_pages(docs, {"own": TUNED})
+    page = (docs / "results" / "own.md").read_text()
+    assert "| 1-shot: A | `outer_learning_rate` | **0.001: 35.0**, 0.01: not finite | 90 |" in page
+    assert "| 1-shot: A | `inner_learning_rate` | 0.1: 55.0, **0.4: 65.0** | 90 |" in page
+    assert f"glyphs.py {chosen}` |" in page
 
 
 @pytest.mark.parametrize("fails", ["", "1-shot-a-cml/1"])
