@@ -32,6 +32,7 @@ def gradient_agreement(
     share: jax.typing.ArrayLike = 1.0,
     normalized: bool = False,
     cut: bool = False,
+    matched: bool = False,
 ) -> jax.Array:
     """Weights by how well the update of each task agrees with the updates of all tasks.
 
@@ -48,9 +49,11 @@ def gradient_agreement(
     The weights are constants of the outer loop (stop_gradient), as the paper's derivation (eqs.
     9-13) treats them without saying so.
 
-    The three options are ours. `share` is lambda in lambda w_i + (1 - lambda) / T, a blend with the
+    The options are ours. `share` is lambda in lambda w_i + (1 - lambda) / T, a blend with the
     mean. `normalized` compares `g_i / |g_i|`, so that tasks with long updates do not decide what
     the others agree with. `cut` sets negative weights to zero, before dividing by their sum.
+    `matched` then makes the weighted sum as long as the mean, w_i |s| / (T |sum_j w_j g_j|): it
+    differs from the mean in its direction alone, and the absolute weights no longer sum to one.
 
     Args:
       displacements: What each task moved away from, `g_i = theta - theta_i`: a tree with leaves
@@ -58,6 +61,7 @@ def gradient_agreement(
       share: lambda, from 0 (the mean) to 1 (the paper's weights); may be traced.
       normalized: Whether displacements are divided by their norms.
       cut: Whether negative weights are set to zero.
+      matched: Whether the weighted sum of the displacements is as long as their mean.
 
     Returns:
       The weights `[T]`, float32 (float64 for float64 displacements).
@@ -79,7 +83,7 @@ def gradient_agreement(
     num_tasks = leaves[0].shape[0]
     # NumPy's promotion: that of jax refuses two dtypes where the user has made it strict.
     agreement = jnp.zeros((num_tasks,), np.promote_types(leaves[0].dtype, np.float32))
-    flat = [leaf.reshape(num_tasks, -1).astype(agreement.dtype) for leaf in leaves]
+    flat = given = [leaf.reshape(num_tasks, -1).astype(agreement.dtype) for leaf in leaves]
     if normalized:
         norms = jnp.sqrt(sum(jnp.square(g).sum(1, keepdims=True) for g in flat))
         flat = [g / jnp.where(norms > 0, norms, 1) for g in flat]
@@ -94,7 +98,13 @@ def gradient_agreement(
     # Where displacements cancel, what rounding leaves of them says nothing about agreement.
     agrees = total > num_tasks * jnp.finfo(agreement.dtype).eps * squares
     weights = jnp.where(agrees, agreement / jnp.where(agrees, total, 1), 1 / num_tasks)
-    if isinstance(share, int | float) and share == 1:
-        return weights
-    share = jnp.asarray(share, weights.dtype)
-    return share * weights + (1 - share) / num_tasks
+    if not (isinstance(share, int | float) and share == 1):
+        share = jnp.asarray(share, weights.dtype)
+        weights = share * weights + (1 - share) / num_tasks
+    if matched:
+        mean, weighted = (
+            jnp.sqrt(sum(jnp.square((w[:, None] * g).sum(0)).sum() for g in given))
+            for w in (jnp.full_like(weights, 1 / num_tasks), weights)
+        )
+        weights *= jnp.where(weighted > 0, mean / jnp.where(weighted > 0, weighted, 1), 1)
+    return weights

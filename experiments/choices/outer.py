@@ -67,6 +67,7 @@ WEIGHTINGS = {
             "agreement_share": Key(1.0, (0.0, 1.0), "lambda, blend with the mean: 0 is the mean"),
             "agreement_normalized": Key(False, None, "compare updates of length one"),
             "agreement_cut": Key(False, None, "no negative weights"),
+            "agreement_matched": Key(False, None, "a step as long as that of the mean"),
         },
         compares=True,
     ),

@@ -21,7 +21,9 @@ def front_table(shown: Sequence[Shown], results: Path) -> str:
       shown: Its cells.
       results: The folder of the studies' stored runs.
     """
-    stored = {name: cells.load_ended(results / f"{name}.json") for name in {one.study for one in shown}}
+    stored = {
+        name: cells.load_ended(results / f"{name}.json") for name in {one.study for one in shown}
+    }
     columns = list(dict.fromkeys(one.column for one in shown))
     rows: dict[str, dict[str, str]] = {}
     for one in shown:

@@ -131,17 +131,17 @@ def cells_of(runs: Mapping[str, Results], by_steps: bool = False) -> Cells:
     cells: Cells = {}
     for label, run in runs.items():
         if by_steps:
-            own = [test for test in run.test_all if test["predicts"] == "meta-learner"]
-            for test in own:
+            for test in run.test_all:
+                row = label + _dagger(test)
                 column = f"{test['num_steps']} step" + "s" * (test["num_steps"] != 1)
-                cells.setdefault(label, {}).setdefault(column, []).append(test)
+                cells.setdefault(row, {}).setdefault(column, []).append(test)
             continue
         most = max(test["num_steps"] for test in run.test_all)
         for test in run.test_all:
             who = test["predicts"]
             column, colon, row = label.partition(": ")
             if colon:
-                row += f": {_COLUMNS[who]}" if who.startswith("co-learner") else ""
+                row += _dagger(test)
             else:
                 row, column = label.removesuffix(_CML), "alone"
                 if label.endswith(_CML):
@@ -194,6 +194,12 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _dagger(test: Test) -> str:
+    """What follows the row of a method where the co-learner predicts."""
+    who = test["predicts"]
+    return f": {_COLUMNS[who]}" if who.startswith("co-learner") else ""
 
 
 def _cell(metric: str, tests: Sequence[Test], base: Sequence[Test]) -> str:

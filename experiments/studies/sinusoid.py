@@ -2,21 +2,37 @@
 
 from experiments.studies.study import Study
 
+_SEEDS = ("num_seeds=10",)
 _AGREEMENT = "weighting=gradient_agreement"
-_SLOW = "outer_learning_rate=0.1"
+_REPTILE = {
+    "Reptile": (),
+    "Reptile + agreement": (_AGREEMENT,),
+    "Reptile + agreement, matched": (_AGREEMENT, "agreement_matched=True"),
+    "Reptile + agreement, normalized": (_AGREEMENT, "agreement_normalized=True"),
+    "Reptile + agreement, cut": (_AGREEMENT, "agreement_cut=True"),
+    "Reptile + agreement, 1/2": (_AGREEMENT, "agreement_share=0.5"),
+    "Reptile + agreement, 1/2, matched": (
+        _AGREEMENT,
+        "agreement_share=0.5",
+        "agreement_matched=True",
+    ),
+}
 
 SINUSOID = Study(
     config="configs/sinusoid.py",
-    runs={"MAML": (), "MAML + CML": ("co_learner=mlp",), "MAML + agreement": (_AGREEMENT,)},
-    curve="validation/mse",
+    runs={
+        "MAML": _SEEDS,
+        "MAML + CML": ("co_learner=mlp", *_SEEDS),
+        "MAML + agreement": (_AGREEMENT, *_SEEDS),
+    },
+    base={"MAML + CML": "MAML", "MAML + agreement": "MAML"},
+    by_steps=True,
 )
 SINUSOID_AGREEMENT = Study(
     config="configs/sinusoid.py:agreement",
-    runs={
-        "Reptile": (),
-        "Reptile + agreement": (_AGREEMENT,),
-        "Reptile, rate 0.1": (_SLOW,),
-        "Reptile + agreement, rate 0.1": (_AGREEMENT, _SLOW),
-    },
-    curve="validation/mse",
+    runs={row: (*settings, *_SEEDS) for row, settings in _REPTILE.items()},
+    base={row: "Reptile" for row in _REPTILE if row != "Reptile"},
+    by_steps=True,
+    tune={row: {"outer_learning_rate": (0.1, 0.3, 1.0)} for row in _REPTILE},
+    tuning=("num_seeds=2", "train_steps=15000", "eval.num_tasks=100"),
 )

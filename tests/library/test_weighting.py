@@ -127,3 +127,22 @@ def test_options(x64, share, normalized, cut):
 def test_a_task_that_stands_still_has_no_direction():
     g = {"w": jnp.array([[1.0, 0.0], [0.0, 0.0]])}
     np.testing.assert_array_equal(gradient_agreement(g, normalized=True), [1.0, 0.0])
+
+
+@pytest.mark.parametrize("options", [{}, {"share": 0.3}, {"normalized": True, "cut": True}])
+def test_matched_is_another_direction_of_the_same_length(x64, options):
+    g = jax.tree.map(lambda x: x.at[4].set(-0.5 * x[0]), displacements())
+    flat = np.concatenate([np.reshape(x, (x.shape[0], -1)) for x in jax.tree.leaves(g)], 1)
+    weights = gradient_agreement(g, **options)
+    matched = gradient_agreement(g, **options, matched=True)
+    np.testing.assert_allclose(
+        np.linalg.norm(matched @ flat), np.linalg.norm(flat.mean(0)), rtol=1e-12
+    )
+    np.testing.assert_allclose(matched / matched.sum(), weights / weights.sum(), rtol=1e-12)
+    assert not np.isclose(np.abs(matched).sum(), 1, rtol=0.01)
+
+
+@pytest.mark.parametrize("g", [[[0.0], [0.0]], [[1.0], [-1.0]]], ids=["none", "cancel"])
+def test_matched_weights_of_nothing_are_finite(g):
+    weights = gradient_agreement({"w": jnp.array(g)}, matched=True)
+    np.testing.assert_allclose(weights, [0.5, 0.5])
