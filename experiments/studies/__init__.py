@@ -10,7 +10,7 @@ from experiments.studies.images import (
     MINI_IMAGENET_FULL,
 )
 from experiments.studies.methods import METHODS
-from experiments.studies.nodes import NODES
+from experiments.studies.nodes import NODES, SPLITS
 from experiments.studies.omniglot import OMNIGLOT
 from experiments.studies.sinusoid import SINUSOID, SINUSOID_AGREEMENT
 from experiments.studies.study import Study
@@ -22,6 +22,7 @@ STUDIES: dict[str, Study] = {
     "agreement": AGREEMENT,
     "methods": METHODS,
     "nodes": NODES,
+    "node_splits": SPLITS,
     "cifar_fs": CIFAR_FS,
     "fc100": FC100,
     "mini_imagenet": MINI_IMAGENET,
