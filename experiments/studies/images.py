@@ -1,30 +1,63 @@
 """CML on the papers' sets of images: with a budget that two cores have, and in full for a GPU."""
 
-from experiments.studies.study import Study
+from experiments.studies.study import Study, file_name
 
 _TEST = ("eval.num_tasks=2000",)
 # Shorter than the papers' 30,000 steps, and so with a rate that decays to 0.
 _SHORT = ("outer_schedule=cosine", "eval.every=250", "eval.validation_tasks=200", *_TEST)
 
 
+_ROWS = {"MAML": ("co_learner=none",), "MAML + CML": ("co_learner=conv",)}
+# What a critic asks for beside them. A network that was trained on all training classes at once can
+# give its body to the others, which then need fewer steps.
+_PROBING = "linear probing"
+_AGREEMENT = "weighting=gradient_agreement"
+_MORE = {
+    "MAML + agreement": ("co_learner=none", _AGREEMENT),
+    "MAML + CML + agreement": ("co_learner=conv", _AGREEMENT),
+    "ProtoNet": ("method=proto_net", "co_learner=none"),
+}
+_PROBED = {
+    "MAML, from probing": ("co_learner=none",),
+    "MAML + CML, from probing": ("co_learner=conv",),
+    "MAML + agreement, from probing": ("co_learner=none", _AGREEMENT),
+    "UNICORN-MAML, from probing": ("method=unicorn_maml", "co_learner=none", "num_steps=5"),
+}
+_COLUMNS = {"1-shot": "data.shots=1", "5-shot": "data.shots=5"}
+
+
 def _study(config: str, settings: tuple[str, ...], maml: tuple[str, str], cml: tuple[str, str]):
     """1- and 5-shot, MAML and MAML + CML, beside what the CML paper has (tables 1 and 2)."""
-    rows = {"MAML": "co_learner=none", "MAML + CML": "co_learner=conv"}
-    columns = {"1-shot": "data.shots=1", "5-shot": "data.shots=5"}
     return Study(
         config=config,
         runs={
-            f"{column}: {row}": (shots, co_learner, *settings)
-            for column, shots in columns.items()
-            for row, co_learner in rows.items()
+            f"{column}: {row}": (shots, *own, *settings)
+            for column, shots in _COLUMNS.items()
+            for row, own in _ROWS.items()
         },
         curve="validation/accuracy",
         beside={
-            f"{row}, published (30,000 steps)": dict(zip(columns, numbers, strict=True))
-            for row, numbers in zip(rows, (maml, cml), strict=True)
+            f"{row}, published (30,000 steps)": dict(zip(_COLUMNS, numbers, strict=True))
+            for row, numbers in zip(_ROWS, (maml, cml), strict=True)
         },
         base={"MAML + CML": "MAML"},
     )
+
+
+def _with_baselines(study: Study, name: str, settings: tuple[str, ...], few: int) -> Study:
+    """The study, with agreement, with the baselines and with what starts from linear probing."""
+    runs, probes = dict(study.runs), {}
+    for column, shots in _COLUMNS.items():
+        probes[f"{column}: {_PROBING}"] = (shots, *settings)
+        for row, own in _MORE.items():
+            runs[f"{column}: {row}"] = (shots, *own, *settings)
+        start = f"init_from=runs/{name}/{file_name(f'{column}: {_PROBING}')}"
+        for row, own in _PROBED.items():
+            runs[f"{column}: {row}"] = (shots, *own, *settings, f"train_steps={few}", start)
+    rows = (*_ROWS, *_MORE, *_PROBED)
+    plain = {row: "MAML, from probing" if row in _PROBED else "MAML" for row in rows}
+    base = {row: to for row, to in plain.items() if row != to}
+    return study._replace(runs=runs, probes=probes, base=base)
 
 
 _CIFAR_FS = ("configs/cifar_fs.py", ("56.55", "70.10"), ("57.67", "73.87"))
@@ -46,5 +79,8 @@ def _full(of) -> Study:
     return _study(config, _TEST, *published)
 
 
-CIFAR_FS, FC100, MINI_IMAGENET = _short(_CIFAR_FS, 5000), _short(_FC100, 3000), _short(_MINI, 3000)
+CIFAR_FS = _with_baselines(
+    _short(_CIFAR_FS, 5000), "cifar_fs", ("train_steps=5000", *_SHORT), few=1000
+)
+FC100, MINI_IMAGENET = _short(_FC100, 3000), _short(_MINI, 3000)
 CIFAR_FS_FULL, FC100_FULL, MINI_IMAGENET_FULL = map(_full, (_CIFAR_FS, _FC100, _MINI))

@@ -1,19 +1,17 @@
 """Every method, alone and under CML, briefly on Omniglot."""
 
+from experiments.studies.omniglot import REPTILE
 from experiments.studies.study import Study
 
 _SHORT = ("train_steps=500", "eval.every=100", "eval.validation_tasks=200", "eval.num_tasks=600")
 _SHORT += ("eval.num_steps=0",)
-_REPTILE = ("data.train_shots=10", "data.queries=1", "inner_optimizer=adam", "minibatch=10")
-_REPTILE += ("inner_learning_rate=3e-3", "num_steps=5", "outer_optimizer=sgd")
-_REPTILE += ("outer_learning_rate=1.0", "outer_schedule=linear", "eval.num_steps=50")
 # What each needs beside configs/omniglot.py; the inner rate of all but Reptile is MAML's.
 _EACH = {
     "MAML": (),
     "FOMAML": ("method=fomaml",),
     "ANIL": ("method=anil",),
     "BOIL": ("method=boil",),
-    "Reptile": ("method=reptile", *_REPTILE),
+    "Reptile": REPTILE,
     "Meta-SGD": ("method=meta_sgd",),
     "MAML++": ("method=maml_plus_plus", "num_steps=3"),
     "Sharp-MAML": ("method=sharp_maml",),

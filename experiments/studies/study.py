@@ -15,7 +15,8 @@ class Study(NamedTuple):
 
     Attributes:
       config: The value of `--config` of all runs.
-      runs: Label to the settings of a run, as on the command line without `--config.`.
+      runs: Label to the settings of a run, as on the command line without `--config.`; of two of
+        the same name the last counts.
       curve: The number of metrics.jsonl that the picture shows; "" draws the test results.
       beside: More rows of a table with columns: label to column to text.
       repeats: Settings, each of which makes one run of every label; intervals are over them.
@@ -47,7 +48,8 @@ class Study(NamedTuple):
         """
         module = "experiments.main" if label in self.runs else "experiments.linear_probing"
         settings = (*(self.runs.get(label) or self.probes.get(label, ())), *more)
-        return ["-m", module, f"--config={self.config}", *(f"--config.{o}" for o in settings)]
+        last = {setting.partition("=")[0]: setting for setting in settings}  # of the same name
+        return ["-m", module, f"--config={self.config}", *(f"--config.{o}" for o in last.values())]
 
 
 class Cell(NamedTuple):
@@ -69,14 +71,14 @@ class Cell(NamedTuple):
 
 
 def cells_of(name: str, study: Study) -> list[Cell]:
-    """All runs of a study whose results are shown.
+    """All runs of a study whose results are shown; those that others may start from come first.
 
     Args:
       name: Name of the study.
       study: Its runs.
     """
     cells = []
-    for label in (*study.runs, *study.probes):
+    for label in (*study.probes, *study.runs):
         folder = _RUNS / name / file_name(label)
         for i, settings in enumerate(study.repeats):
             workdir = folder / str(i) if len(study.repeats) > 1 else folder

@@ -210,8 +210,8 @@ def test_what_is_tuned_on_validation_tasks_is_what_the_runs_have(docs, monkeypat
     assert make(monkeypatch, again := Runs(), rounds[0]) and not again.started
     assert make(monkeypatch, again)
     chosen = "--config.outer_learning_rate=0.001 --config.inner_learning_rate=0.4"
-    assert f"glyphs.py {chosen} --config.seed=0 " in again.started[0]
-    assert chosen not in again.started[2]  # of another row
+    assert f"glyphs.py {chosen} --config.seed=0 " in again.started[2]
+    assert chosen not in again.started[4]  # of another row
     study_pages.draw("own", TUNED, docs / "results")
     study_pages.write_pages(docs, {"own": TUNED})
     page = (docs / "results" / "own.md").read_text()
@@ -225,8 +225,9 @@ def test_every_run_of_every_repeat_is_started(monkeypatch, docs, fails):
     runs = Runs(fails)
     assert make(monkeypatch, runs) == (not fails)
     # After a run that failed, those that wait are not started.
-    assert len(runs.started) == 6 if not fails else 4 <= len(runs.started)
-    assert runs.started[1] == (
+    assert len(runs.started) == 6 if not fails else 6 >= len(runs.started) > 5
+    assert "linear_probing" in runs.started[1]  # the others may start from it
+    assert runs.started[3] == (
         "-m experiments.main --config=configs/glyphs.py --config.seed=1 "
         "--workdir=runs/own/1-shot-a/1"
     )
@@ -242,7 +243,8 @@ def test_what_is_stored_is_not_made_again(monkeypatch, docs):
 
 
 def test_a_run_that_takes_too_long_is_tested_as_far_as_it_is(monkeypatch, docs):
-    [first, *_] = cells_of("own", OWN)
+    first = cells_of("own", OWN)[2]
+    assert first.workdir.as_posix() == "runs/own/1-shot-a/0"
     runs = Runs(slow="1-shot-a/0")
     assert make(monkeypatch, runs, [first], minutes=0.5)
     assert runs.signals == [signal.SIGTERM] and runs.started[-1].endswith(" --evaluate")
