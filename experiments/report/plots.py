@@ -62,7 +62,7 @@ def compare(
     title: str,
     name: str,
 ) -> None:
-    """Draws one number of several runs against meta-steps.
+    """Draws one number of several runs against meta-steps; of labels "PANEL: ROW" a panel each.
 
     Args:
       curves: Label of a run to its rows of metrics.jsonl.
@@ -70,16 +70,22 @@ def compare(
       title: The text above it.
       name: Name of the number in the rows, such as "validation/accuracy".
     """
-    figure = new_figure(title, (5.5, 3.8))
+    panels: dict[str, dict[str, Sequence[Row]]] = {} if curves else {"": {}}
+    for label, rows in curves.items():
+        panel, colon, row = label.partition(": ")
+        panels.setdefault(panel if colon else "", {})[row if colon else label] = rows
+    figure = new_figure(title, (5.5 * len(panels), 3.8))
     if figure is None:
         return
-    axes = figure.subplots()
-    for i, (label, rows) in enumerate(curves.items()):
-        steps, values = _series(rows, name)
-        if name.startswith("train/"):
-            values = _smooth(values)
-        axes.plot(steps, values, label=label, **_style(i))
-    _finish(axes, name.replace("/", " "))
+    every = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (panel, of_rows) in zip(every, panels.items(), strict=True):
+        for i, (label, rows) in enumerate(of_rows.items()):
+            steps, values = _series(rows, name)
+            if name.startswith("train/"):
+                values = _smooth(values)
+            axes.plot(steps, values, label=label, **_style(i))
+        axes.set_title(panel, fontsize=10)
+        _finish(axes, name.replace("/", " "))
     figure.savefig(path, dpi=150)
 
 

@@ -139,7 +139,11 @@ def test_pictures_are_drawn(tmp_path, metric):
     plots.learning_curve(rows, tmp_path / "without.png", "a run", metric)
     plots.learning_curve([], tmp_path / "empty.png", "a run", metric)
     plots.compare({"a": rows, "b": rows}, tmp_path / "two.png", "runs", f"train/{metric}")
-    drawn = {name: image.imread(tmp_path / f"{name}.png") for name in ("with", "without", "two")}
+    columns = {"1-shot: a": rows, "1-shot: b": rows, "5-shot: a": rows}
+    plots.compare(columns, tmp_path / "columns.png", "runs", f"train/{metric}")
+    names = ("with", "without", "two", "columns")
+    drawn = {name: image.imread(tmp_path / f"{name}.png") for name in names}
+    assert drawn["columns"].shape[1] == 2 * drawn["two"].shape[1]
     assert not np.array_equal(drawn["with"], drawn["without"])  # the test's band
     panels = 1 if metric == "mse" else 2  # metric and loss beside each other
     assert drawn["with"].shape[1] == panels * drawn["two"].shape[1]
