@@ -1,6 +1,7 @@
 """Lists of runs, by the name of their study: `python -m experiments.study NAME` makes them."""
 
 from experiments.studies.agreement import AGREEMENT
+from experiments.studies.co_learner import CO_LEARNER
 from experiments.studies.images import (
     CIFAR_FS,
     CIFAR_FS_FULL,
@@ -21,6 +22,7 @@ STUDIES: dict[str, Study] = {
     "sinusoid": SINUSOID,
     "sinusoid_agreement": SINUSOID_AGREEMENT,
     "agreement": AGREEMENT,
+    "co_learner": CO_LEARNER,
     "methods": METHODS,
     "nodes": NODES,
     "node_splits": SPLITS,
