@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -160,14 +161,20 @@ def _each_replica(learner, problem, validated, steps):
 def _example_fits(learner, problem, swept, params, num_steps, count=3):
     """The first test tasks with their predictions before and after adaptation, for a picture."""
     x = jnp.linspace(-5.0, 5.0, 200)[:, None]
+
+    @partial(jax.jit, static_argnames=["steps"] if learner.static_steps else [])
+    def predict(params, support, steps):
+        method = learner.tested(steps)["meta-learner"](swept, None)
+        return method.predict(method.adapt(params, support), x)[0][:, 0]
+
+    @jax.jit
+    def draw(key):
+        return problem.draw_test(key, None).support, problem.curve(key, x)[:, 0]
+
     examples = []
     for key in task_keys(jax.random.key(swept["seed"]), "test", 0, count):
-        support = problem.draw_test(key, None).support
-        predicted = {}
-        for steps in sorted({0, *num_steps}):
-            method = learner.tested(steps)["meta-learner"](swept, None)
-            predicted[steps] = method.predict(method.adapt(params, support), x)[0][:, 0]
-        true = problem.curve(key, x)[:, 0]
+        support, true = draw(key)
+        predicted = {steps: predict(params, support, steps) for steps in sorted({0, *num_steps})}
         points = (support.inputs[:, 0], support.targets[:, 0])
         examples.append({"x": x[:, 0], "true": true, "support": points, "predicted": predicted})
     return examples

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
 from cml_jax.tasks import task_keys
 from cml_jax.types import MetaState
@@ -224,23 +225,30 @@ def compile_steps(
         tasks = draw_batch(problem.train_sample, keys, data, row)
         return learner.meta_step(swept, state, tasks, data, plan.remat, plan.chunk)
 
-    def kept(swept, state, seen, data, row):
-        return health.keep_finite(state, *one_step(swept, state, data, row), seen)
-
     each = partial(side_by_side, learner.replicas)
-    first = each(lambda *step: health.nothing_seen(one_step(*step)[1]), (0, None, None))
-    one_more = each(kept, (0, 0, None, None))
+    step = jax.jit(each(one_step, (0, None, None)))
+    nothing = each(lambda _, report: health.nothing_seen(report), (0,))
+    keep = each(lambda _, *seen: health.keep_finite(*seen), (0, 0, 0, 0))
     look = each(lambda _, *seen: health.look_at_params(*seen), (0, 0))
 
     def advance(state, data, steps):
-        shapes = jax.eval_shape(first, state, data, 0)
-        carry = state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        state, seen = jax.lax.fori_loop(0, steps, lambda i, c: one_more(*c, data, i), carry)
+        # Traced once, for what it reports and for the loop: that takes seconds.
+        traced = step.trace(state, data, steps)
+        call, tree = jaxpr_as_fun(traced.jaxpr), jax.tree.structure(traced.out_info)
+
+        def once(i, carry):
+            state, seen = carry
+            new = jax.tree.unflatten(tree, call(*jax.tree.leaves((state, data, i))))
+            return keep(state, *new, seen)
+
+        nothing_seen = jax.eval_shape(nothing, traced.out_info[1])
+        carry = state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), nothing_seen)
+        state, seen = jax.lax.fori_loop(0, steps, once, carry)
         return state, look(seen, state.params)
 
     # Replicated, or a process would hold a part of the parameters only.
     whole = {"donate_argnums": 0, "out_shardings": plan.replicated}
-    return jax.jit(advance, **whole).lower(state, data, 1).compile()
+    return jax.jit(advance, **whole).lower(state, data, np.int32(1)).compile()
 
 
 def _begin(learner, problem, schedule, workdir, checkpoints, begin):
