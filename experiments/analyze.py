@@ -162,7 +162,8 @@ def _subject(
     from experiments.run import assemble
 
     parts = assemble(config, problem)
-    seen = observed(parts.problem)
+    # A method without inner steps reads the features itself.
+    seen = observed(parts.problem) if parts.learner.num_steps else parts.problem
     learner = build.learner(flat(config), seen)
     record_data(seen.split_hash, workdir, compare=True)
     values = learner.replicas.values
@@ -186,7 +187,7 @@ def _subject(
         params=jax.device_put(params, parts.plan.replicated),
         data=place(seen.data[split], parts.plan),
         keys=keys.reshape(batches, tasks_per_batch),
-        num_steps=config.num_steps,
+        num_steps=learner.num_steps,
     )
     return run, step
 

@@ -68,7 +68,7 @@ def schedule(settings: Mapping[str, Any]) -> Schedule:
 
 
 def _test_steps(settings):
-    if METHODS[settings["method"]].all_classes:
+    if not METHODS[settings["method"]].has_inner_steps:
         return [0]
     return [steps or settings["num_steps"] for steps in settings["eval.num_steps"]]
 

@@ -29,7 +29,13 @@ from experiments.report.table import LONG_NAMES
 from experiments.run_folder import folder
 from experiments.run_folder.folder import Row
 from experiments.run_folder.progress import duration
-from experiments.run_folder.results import Results, Test, is_share, read_results
+from experiments.run_folder.results import (
+    Results,
+    Test,
+    is_share,
+    read_results,
+    steps_in_words,
+)
 from experiments.run_folder.task_values import read_task_values
 from experiments.settings.config import KEYS
 from experiments.settings.record import settings_of
@@ -187,7 +193,7 @@ def _of(run: _Run, test: Test) -> str:
     words = [f"{test['num_tasks']} tasks"]
     if "num_seeds" in test:
         words = [f"{test['num_seeds']} seeds of {words[0]}"]
-    words += [f"{test['num_steps']} inner step" + "s" * (test["num_steps"] != 1), test["predicts"]]
+    words += [steps_in_words(test["num_steps"]), test["predicts"]]
     if both:
         words.append(_mode(test))
     return ", ".join(filter(None, [*words, str(test.get("run", ""))]))

@@ -177,6 +177,15 @@ def is_share(metric: str) -> bool:
     return metric.rpartition("/")[2].endswith("accuracy")
 
 
+def steps_in_words(num_steps: int) -> str:
+    """A number of inner steps.
+
+    >>> steps_in_words(0), steps_in_words(1), steps_in_words(3)
+    ('no inner steps', '1 inner step', '3 inner steps')
+    """
+    return f"{num_steps or 'no'} inner step" + "s" * (num_steps != 1)
+
+
 def describe(metric: str, test: Test, both_modes: bool = False) -> str:
     """A test in words.
 
@@ -197,7 +206,7 @@ def describe(metric: str, test: Test, both_modes: bool = False) -> str:
     else:
         number = f"{metric} {value:.4f} ± {half:.4f}"
     mode = ", all queries at once" if test["transductive"] else ", each query alone"
-    steps = f"{test['num_steps']} inner step" + "s" * (test["num_steps"] != 1)
+    steps = steps_in_words(test["num_steps"])
     tasks = f"{test['num_tasks']} tasks"
     if "num_seeds" in test:
         tasks = f"{test['num_seeds']} seeds of {tasks}"

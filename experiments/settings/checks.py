@@ -164,7 +164,7 @@ def _check_classes(values: dict[str, Any], row: Any) -> None:
 
 def _check_rules(values: dict[str, Any], read: Collection[str]) -> None:
     """Checks the rules between settings that do not follow from rows."""
-    if not values["eval.num_steps"]:
+    if "eval.num_steps" in read and not values["eval.num_steps"]:
         raise ConfigError("eval.num_steps=(): name at least one number of inner steps, as in (1,3)")
     for name in _NOT_IDLE:
         if name not in read and values[name] != KEYS[name].default:

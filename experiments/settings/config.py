@@ -47,7 +47,6 @@ _GENERAL = {
     "weighting": choice("uniform", WEIGHTINGS, "weights of the tasks in the outer loop"),
     "loss": choice("auto", ("auto", *LOSSES), "loss of both loops; auto: the data set's own"),
     "metric": choice("auto", ("auto", *METRICS), "what is scored; auto: the data set's own"),
-    "num_steps": Key(1, (1, 10_000), "inner steps in training"),
     "precision": Key(
         "default",
         ("default", "float32", "tensorfloat32", "bfloat16"),
@@ -75,7 +74,6 @@ _GENERAL = {
     "model.name": choice("conv4", NETWORKS, "network"),
     "eval.num_tasks": Key(1000, (2, 10_000_000), "test tasks"),
     "eval.queries": Key(15, (1, 100_000), "query examples per class at validation and test"),
-    "eval.num_steps": Key((1, 3), (0, 10_000), "inner steps at test, each scored; 0: as trained"),
     "eval.patience": Key(
         0, (0, 2**31 - 1), "validations without a better one that end training; 0: never"
     ),
