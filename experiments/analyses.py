@@ -14,6 +14,7 @@ from cml_jax.types import Adapted, Method, Model, Params, Task
 from experiments.build import Learner, Problem
 from experiments.machine.devices import Plan
 
+ALONE = 8  # tasks that are compared where a meta-step has one
 _META, _CO = "meta-learner", "co-learner (released code)"  # as in `Learner.tested`
 
 Arrays = dict[str, Any]  # name to arrays, and to dicts of layers

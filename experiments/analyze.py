@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from experiments.analyses import Subject
     from experiments.build import Problem
 
-_ALONE = 8  # tasks that are compared where a meta-step has one
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Analyses the run that the command line names; returns the exit code."""
@@ -157,7 +155,7 @@ def _subject(
 
     from cml_jax.tasks import task_keys
     from experiments import build
-    from experiments.analyses import Subject, observed
+    from experiments.analyses import ALONE, Subject, observed
     from experiments.machine.placement import place
     from experiments.run import assemble
 
@@ -175,7 +173,7 @@ def _subject(
         params = jax.tree.map(lambda leaf: leaf[replica], params)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(params))):
         raise ConfigError(f"the parameters of --replica={replica} are not finite: choose another")
-    tasks_per_batch = config.tasks_per_step if config.tasks_per_step > 1 else _ALONE
+    tasks_per_batch = config.tasks_per_step if config.tasks_per_step > 1 else ALONE
     batches = -(-num_tasks // tasks_per_batch)
     swept = values[replica]
     keys = task_keys(jax.random.key(swept["seed"]), split, 0, batches * tasks_per_batch)

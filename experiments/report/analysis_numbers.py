@@ -88,6 +88,33 @@ def adaptation(found: Arrays, metric: str) -> dict[str, Any]:
     }
 
 
+def over_training(found: Mapping[str, Arrays]) -> dict[str, np.ndarray]:
+    """The numbers of analyses that are followed over training, by their names in metrics.jsonl.
+
+    Args:
+      found: Arrays of "cooperation" and "agreement", either or both.
+
+    Returns:
+      Names, of which `analysis/cosine/LAYER` is one a layer, to scalars; NaN is not defined.
+    """
+    named: dict[str, float | None] = {}
+    if "cooperation" in found:
+        numbers = cooperation(found["cooperation"], "")
+        for layer, about in numbers["layers"].items():
+            named[f"cosine/{layer}"] = about["mean"]
+            named[f"batch_cosine/{layer}"] = about["of_batches"]["mean"]
+        named["all_positive"] = numbers["all_positive"]
+        named["batch_all_positive"] = numbers["all_positive_of_batches"]
+    if "agreement" in found:
+        numbers = agreement(found["agreement"], "")
+        named |= {f"weight_{name}": numbers["weights"][name] for name in ("min", "max", "negative")}
+        named["weight_loss_correlation"] = numbers["correlation"]["loss"]
+        named["weight_norm_correlation"] = numbers["correlation"]["displacement_norm"]
+        for name in ("task_cosines", "step_length", "step_cosine"):
+            named[name] = numbers[name]["mean"]
+    return {f"analysis/{name}": np.array(value, float) for name, value in named.items()}
+
+
 def in_words(name: str, numbers: Mapping[str, Any]) -> str:
     """An analysis in a line.
 

@@ -78,6 +78,9 @@ _GENERAL = {
         0, (0, 2**31 - 1), "validations without a better one that end training; 0: never"
     ),
     "eval.every": Key(250, COUNT, "meta-steps between validations"),
+    "eval.analyze_every": Key(
+        0, (0, 2**31 - 1), "meta-steps between analyses, in multiples of eval.every; 0: none"
+    ),
     "eval.validation_tasks": Key(200, (2, 10_000_000), "tasks of a validation"),
     "plan.chunk": Key(0, (0, 1_000_000), "tasks computed side by side; 0: chosen by the device"),
     "plan.devices": Key(0, (0, 65_536), "devices that share the tasks; 0: chosen"),
@@ -109,7 +112,7 @@ KEYS: dict[str, Key] = _GENERAL | _OF_ROWS
 
 # What may change when a run resumes: where its files are, how fast it is, how often it reports, and
 # the final test. None of these changes the parameters or which checkpoint is best.
-_FREE = ("plan.", "hosts.", "data.dir", "eval.num_tasks", "eval.num_steps")
+_FREE = ("plan.", "hosts.", "data.dir", "eval.num_tasks", "eval.num_steps", "eval.analyze_every")
 _FREE += ("checkpoint_every_minutes", "log_every_seconds", "tensorboard", "non_finite")
 
 
