@@ -127,15 +127,29 @@ def analyze(
                 print(f"left out: {name}: {reason}", file=sys.stderr)
                 continue
             report[name] = getattr(analysis_numbers, name)(found, run.problem.metric_name)
-            print(f"{name}: {analysis_numbers.in_words(name, report[name])}", flush=True)
+            said = analysis_numbers.in_words(name, report[name], report["num_tasks"])
+            print(f"{name}: {said}", flush=True)
             path = workdir / folder.ANALYSIS_PICTURES / f"{name}.png"
             path.parent.mkdir(exist_ok=True)
             title = f"{workdir.name}, {split}, step {step}"
             analysis_plots.draw(name, found, report[name], path, title, embedding)
         report["left_out"] = left_out
+        _draw_over_training(workdir)
         folder.write_json(workdir / folder.ANALYSIS, report)
     print(f"numbers: {workdir / folder.ANALYSIS}")
     return report
+
+
+def _draw_over_training(workdir):
+    """Draws what `eval.analyze_every` has found while the run was trained, and says it."""
+    from experiments.report import over_training
+
+    rows = folder.read_rows(workdir)
+    for name in over_training.followed(rows):
+        print(f"{name} over training: {over_training.sentence(name, rows)}", flush=True)
+        path = workdir / folder.ANALYSIS_PICTURES / f"{name}_over_training.png"
+        path.parent.mkdir(exist_ok=True)
+        over_training.draw(name, rows, path, f"{workdir.name}: {name} over training")
 
 
 def _config(workdir):

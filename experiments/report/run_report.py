@@ -135,7 +135,7 @@ def _document(run: _Run, examples, command: str) -> Document:
         Section("Training", [*_curves(run), *_replicas(run)]),
         Section("Test tasks", [*_episode(run), *_fits(run, examples)]),
         Section("What each test task got", list(_tasks(run))),
-        Section("Analyses", analysis_section.blocks(run.workdir, run.left_out)),
+        Section("Analyses", _analyses(run)),
         Section("How it was run", list(_how(run, command))),
     ]
     if not any(isinstance(block, Picture) for section in sections for block in section.blocks):
@@ -374,6 +374,12 @@ def _hardest(run: _Run, values: np.ndarray) -> Table:
     header = ["task", "seed", LONG_NAMES.get(metric, metric), *(["classes"] if named else [])]
     caption = 'The hardest test tasks. Task i has the key task_keys(key(seed), "test", i, 1).'
     return Table(caption, header, rows)
+
+
+def _analyses(run: _Run) -> list[Block]:
+    """What was found over training, and what `experiments.analyze` has found since."""
+    over_training = analysis_section.blocks_over_training(run.rows, run.workdir)
+    return [*over_training, *analysis_section.blocks(run.workdir, run.left_out)]
 
 
 def _test_key(seed: int, task: int):

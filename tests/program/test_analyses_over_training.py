@@ -3,12 +3,14 @@
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from support.runs import rows, sinusoids, start, trained
 
 from experiments.analyses_over_training import analyses_over_training
 from experiments.analyze import analyze
 from experiments.choices.key import ConfigError
 from experiments.machine.feed import Feed
+from experiments.report import over_training
 from experiments.settings.checks import check
 from experiments.settings.config import default_config
 from experiments.settings.record import record
@@ -120,3 +122,50 @@ def test_what_cannot_be_analysed_is_refused(changes, message):
         config.eval[name] = value
     with pytest.raises(ConfigError, match=message):
         check(config)
+
+
+ROWS = [
+    {"step": 1, "train/loss": 1.0},
+    {
+        "step": 2,
+        "analysis/all_positive": 0.5,
+        "analysis/batch_all_positive": 0.5,
+        "analysis/batch_cosine/body/Dense_0": -0.25,
+        "analysis/batch_cosine/body/Dense_0/1": -0.5,
+        "analysis/step_length": 4.0,
+        "analysis/weight_negative": 0.25,
+        "analysis/weight_loss_correlation": None,
+        "analysis/weight_norm_correlation": -0.5,
+    },
+    {
+        "step": 4,
+        "analysis/all_positive": 1.0,
+        "analysis/batch_all_positive": 1.0,
+        "analysis/batch_cosine/body/Dense_0": 0.75,
+        "analysis/step_length": 2.0,
+        "analysis/weight_negative": 0.0,
+        "analysis/weight_norm_correlation": 0.5,
+    },
+]
+
+
+def test_in_words():
+    assert over_training.followed(ROWS) == ["cooperation", "agreement"]
+    assert over_training.followed(ROWS[:1]) == []
+    assert over_training.layers(ROWS) == ["body/Dense_0"]
+    assert over_training.sentence("cooperation", ROWS) == (
+        "Over 2 analyses, both gradients of a meta-batch point the same way in every layer in 75% "
+        "of cases, at least 50% (step 2); their cosine in body/Dense_0 goes from -0.25 to 0.75."
+    )
+    assert over_training.sentence("agreement", ROWS) == (
+        "The weighted step's length goes from 4.00 to 2.00 times the mean's, and the share of "
+        "negative weights goes from 25% to 0%; the weights' correlation with the loss is not "
+        "defined, and with the displacement's length goes from -0.50 to 0.50."
+    )
+
+
+def test_the_pictures(tmp_path):
+    for name, width in (("cooperation", 2), ("agreement", 3)):
+        over_training.draw(name, ROWS, tmp_path / "picture.png", "title")
+        with Image.open(tmp_path / "picture.png") as picture:
+            assert picture.width == pytest.approx(150 * 4.6 * width, abs=2)
