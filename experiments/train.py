@@ -299,8 +299,8 @@ def _validation(learner, problem, plan, schedule, feed):
     def validate(params):
         values = {}
         for who, score in scorers.items():
-            scores = score(params, feed, schedule.validation_tasks, learner.num_steps, True)
-            values[f"{who}/{problem.metric_name}"] = np.asarray(scores, np.float64).mean(-1)
+            found = score(params, feed, schedule.validation_tasks, learner.num_steps, True).values
+            values[f"{who}/{problem.metric_name}"] = np.asarray(found, np.float64).mean(-1)
         report = {}
         for metric, value in values.items():
             report |= _by_replica(learner.replicas, problem, metric, value)

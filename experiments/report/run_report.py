@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from experiments.choices.outer import METRICS
-from experiments.report import analysis_section, run_pictures
+from experiments.report import analysis_section, confusion, run_pictures
 from experiments.report.document import (
     Block,
     Code,
@@ -135,6 +135,7 @@ def _document(run: _Run, examples, command: str) -> Document:
         Section("Training", [*_curves(run), *_replicas(run)]),
         Section("Test tasks", [*_episode(run), *_fits(run, examples)]),
         Section("What each test task got", list(_tasks(run))),
+        Section("Confused classes", confusion.blocks(run.workdir, run.left_out)),
         Section("Analyses", _analyses(run)),
         Section("How it was run", list(_how(run, command))),
     ]
