@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import cml_jax
 from cml_jax.tasks import task_keys
 from experiments.build import Learner, Problem, Schedule
 from experiments.machine import processes
@@ -22,7 +20,7 @@ from experiments.report.plots import fits, learning_curve
 from experiments.report.run_report import try_report
 from experiments.run_folder import folder
 from experiments.run_folder.checkpoints import Checkpoints
-from experiments.run_folder.results import Results, describe, interval
+from experiments.run_folder.results import Results, describe, interval, versions
 from experiments.run_folder.task_values import write_task_values
 from experiments.score import scorer
 from experiments.settings.record import record_data
@@ -124,8 +122,7 @@ def evaluate(
         wall_seconds=trained[-1].get("seconds"),
         warnings=[*check.warnings(), *at_chance],
         plan=str(plan),
-        versions={name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
-        | {"cml_jax": cml_jax.__version__},
+        versions=versions(),
         runs=_each_replica(learner, problem, validated, extra["step"]),
     )
     write_task_values(workdir, values_of_rows)

@@ -185,7 +185,10 @@ def _similarity_in_words(numbers, num_tasks):
 
 
 def _features_in_words(numbers, num_tasks):
-    before, after = (_said(numbers["query"][when]["mean"], ".0%") for when in ("before", "after"))
+    means = [numbers["query"][when]["mean"] for when in ("before", "after")]
+    before, after = (_said(mean, ".0%") for mean in means)
+    if None not in means and min(means) > 0.99999:
+        return "All variance of query features is between classes, as with one query of each."
     return (
         f"Between classes is {before} of the variance of query features before adaptation and "
         f"{after} after, over {num_tasks} tasks."

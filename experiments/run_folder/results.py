@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,14 @@ def read_results(workdir: str | os.PathLike) -> Results:
         raise ValueError(
             f"{path} is not what this version writes: delete it to have it made again"
         ) from None
+
+
+def versions() -> dict[str, str]:
+    """Package to version, of this project and of what it computes with."""
+    import cml_jax
+
+    others = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+    return others | {"cml_jax": cml_jax.__version__}
 
 
 def interval(metric: str, values: Any) -> dict[str, float | int]:
