@@ -17,7 +17,7 @@ from experiments.machine.feed import Feed
 from experiments.report import analysis_numbers
 from experiments.score import draw_batch
 
-_TASKS = 64  # that are analysed, rounded up to whole meta-batches
+_TASKS, _BATCHES = 64, 4  # that are analysed at least, in whole meta-batches
 
 
 def analyses_over_training(
@@ -41,7 +41,7 @@ def analyses_over_training(
     each = {"agreement": agreement_of_batch} if learner.num_steps else {}
     each |= {"cooperation": cooperation_of_batch} if problem.co_learner is not None else {}
     count = tasks_per_step if tasks_per_step > 1 else ALONE
-    batches = feed.rows(count, -(-_TASKS // count))
+    batches = feed.rows(count, max(_BATCHES, -(-_TASKS // count)))
 
     @partial(jax.jit, out_shardings=plan.replicated)
     def analyze(params, data):

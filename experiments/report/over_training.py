@@ -10,6 +10,7 @@ from experiments.run_folder.folder import Row
 
 _LAYER = "analysis/batch_cosine/"
 _MOST_LAYERS = 8  # that have a line each
+_FEW = 4  # lines whose names have room beside them
 
 
 def followed(rows: Sequence[Row]) -> list[str]:
@@ -32,7 +33,8 @@ def draw(name: str, rows: Sequence[Row], path: Path, title: str) -> None:
       title: The text above it.
     """
     panels = _cooperation(rows) if name == "cooperation" else _agreement(rows)
-    figure = new_figure(title, (4.6 * len(panels), 3.6))
+    most = max(map(len, panels.values()))
+    figure = new_figure(title, (4.6 * len(panels), 3.6 + (0.1 * most if most > _FEW else 0)))
     if figure is None:
         return
     for axes, (label, lines) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
@@ -45,7 +47,11 @@ def draw(name: str, rows: Sequence[Row], path: Path, title: str) -> None:
         if low < 0 < high:
             axes.axhline(0, color=COLORS[-1], linewidth=0.8, alpha=0.5, zorder=0)
         frame(axes)
-        axes.legend(frameon=False, fontsize=8)
+        if len(lines) <= _FEW:
+            axes.legend(frameon=False, fontsize=8)
+        else:
+            handles = axes.get_legend_handles_labels()
+            figure.legend(*handles, frameon=False, fontsize=8, loc="outside lower left", ncols=3)
     figure.savefig(path, dpi=150)
 
 
