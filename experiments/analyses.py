@@ -1,6 +1,7 @@
 """What a trained run does to tasks: each analysis compiled, over batches of a split's tasks."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from cml_jax.types import Adapted, Method, Model, Params, Task
 from experiments.build import Learner, Problem
 from experiments.machine.devices import Plan
 
+ALONE = 8  # tasks that are compared where a meta-step has one
 _META, _CO = "meta-learner", "co-learner (released code)"  # as in `Learner.tested`
 
 Arrays = dict[str, Any]  # name to arrays, and to dicts of layers
@@ -33,7 +35,7 @@ class Subject(NamedTuple):
       params: The parameters of the checkpoint.
       data: Data of the split, on the devices.
       keys: The tasks' keys, `[batches, T]`.
-      num_steps: Inner steps, as in training.
+      num_steps: Inner steps, as in training; 0 where the method has none.
     """
 
     learner: Learner
@@ -90,24 +92,24 @@ def cooperation(run: Subject) -> Arrays:
     """
     if run.problem.co_learner is None:
         raise NotApplicable("the run has no co-learner")
+    return _by_batch(run, partial(cooperation_of_batch, run))
 
-    def of_batch(params, data, tasks):
-        methods = _both_heads(run, data)
-        bodies = []
-        for method in methods:
-            method = analysis.with_query_loss(method, run.problem.loss)
-            found = cml_jax.task_gradients(method, params, tasks, chunk=run.plan.chunk)
-            bodies.append({"body": found.gradients["base"]["body"]})
-        means = [jax.tree.map(lambda g: g.mean(0, keepdims=True), body) for body in bodies]
-        of_tasks, of_means = analysis.layer_cosines(*bodies), analysis.layer_cosines(*means)
-        return {
-            "tasks": of_tasks,
-            "batches": {name: value[0] for name, value in of_means.items()},
-            "tasks_hold": analysis.all_positive(of_tasks),
-            "batches_hold": analysis.all_positive(of_means)[0],
-        }
 
-    return _by_batch(run, of_batch)
+def cooperation_of_batch(run: Subject, params: Params, data: Any, tasks: Task) -> Arrays:
+    """What `cooperation` finds in one batch of tasks."""
+    bodies = []
+    for method in _both_heads(run, data):
+        method = analysis.with_query_loss(method, run.problem.loss)
+        found = cml_jax.task_gradients(method, params, tasks, chunk=run.plan.chunk)
+        bodies.append({"body": found.gradients["base"]["body"]})
+    means = [jax.tree.map(lambda g: g.mean(0, keepdims=True), body) for body in bodies]
+    of_tasks, of_means = analysis.layer_cosines(*bodies), analysis.layer_cosines(*means)
+    return {
+        "tasks": of_tasks,
+        "batches": {name: value[0] for name, value in of_means.items()},
+        "tasks_hold": analysis.all_positive(of_tasks),
+        "batches_hold": analysis.all_positive(of_means)[0],
+    }
 
 
 def gradient_norms(run: Subject) -> Arrays:
@@ -115,7 +117,11 @@ def gradient_norms(run: Subject) -> Arrays:
 
     Returns:
       "support" and "query": layer to `[batches, T]`.
+
+    Raises:
+      NotApplicable: The method has no inner steps.
     """
+    _check_inner_steps(run)
 
     def of_batch(params, data, tasks):
         method = run.method(data)
@@ -140,8 +146,9 @@ def similarity(run: Subject) -> Arrays:
       Layer to `[batches, T]`.
 
     Raises:
-      NotApplicable: The network has no `layers`.
+      NotApplicable: The network has no `layers`, or the method no inner steps.
     """
+    _check_inner_steps(run)
 
     def of_one(params, data, task):
         found = _predictions(run, params, data, task)
@@ -162,8 +169,10 @@ def features(run: Subject) -> Arrays:
       to the features of the first task, `[n, ...]`; "targets": "support" and "query" to `[n]`.
 
     Raises:
-      NotApplicable: Tasks have no classes, or features are not one array.
+      NotApplicable: Tasks have no classes, features are not one array, or the method has no inner
+        steps.
     """
+    _check_inner_steps(run)
     ways = run.problem.ways
     if not ways:
         raise NotApplicable("tasks have no classes")
@@ -201,25 +210,30 @@ def agreement(run: Subject) -> Arrays:
       "weights", "losses" (of the query set) and "norms" (of displacements): `[batches, T]`;
       "cosines" between tasks: `[batches, T, T]`; "length" and "cosine" of the weighted sum beside
       the mean: `[batches]`.
+
+    Raises:
+      NotApplicable: The method has no inner steps.
     """
+    _check_inner_steps(run)
+    return _by_batch(run, partial(agreement_of_batch, run))
 
-    def of_batch(params, data, tasks):
-        metrics = {"query_loss": run.problem.loss}
-        found = cml_jax.task_gradients(
-            run.method(data), params, tasks, metrics=metrics, chunk=run.plan.chunk
-        )
-        weights = cml_jax.gradient_agreement(found.displacements)
-        length, cosine = analysis.weighted_step(found.displacements, weights)
-        return {
-            "weights": weights,
-            "losses": found.reports["query_loss"],
-            "norms": analysis.task_norms(found.displacements),
-            "cosines": analysis.task_cosines(found.displacements),
-            "length": length,
-            "cosine": cosine,
-        }
 
-    return _by_batch(run, of_batch)
+def agreement_of_batch(run: Subject, params: Params, data: Any, tasks: Task) -> Arrays:
+    """What `agreement` finds in one batch of tasks."""
+    metrics = {"query_loss": run.problem.loss}
+    found = cml_jax.task_gradients(
+        run.method(data), params, tasks, metrics=metrics, chunk=run.plan.chunk
+    )
+    weights = cml_jax.gradient_agreement(found.displacements)
+    length, cosine = analysis.weighted_step(found.displacements, weights)
+    return {
+        "weights": weights,
+        "losses": found.reports["query_loss"],
+        "norms": analysis.task_norms(found.displacements),
+        "cosines": analysis.task_cosines(found.displacements),
+        "length": length,
+        "cosine": cosine,
+    }
 
 
 def adaptation(run: Subject) -> Arrays:
@@ -227,7 +241,11 @@ def adaptation(run: Subject) -> Arrays:
 
     Returns:
       "num_steps": `[S]`; "values": `[S, batches x T]`; "trained": the inner steps in training.
+
+    Raises:
+      NotApplicable: The method has no inner steps.
     """
+    _check_inner_steps(run)
     num_steps = sorted({0, 1, 2, 5, 10, run.num_steps, 2 * run.num_steps})
 
     def of_batch(params, data, tasks):
@@ -248,6 +266,11 @@ ANALYSES: dict[str, Callable[[Subject], Arrays]] = {
     each.__name__: each
     for each in (cooperation, gradient_norms, similarity, features, agreement, adaptation)
 }
+
+
+def _check_inner_steps(run: Subject) -> None:
+    if not run.num_steps:
+        raise NotApplicable("the method has no inner steps")
 
 
 def _both_heads(run: Subject, data: Any) -> Sequence[Method]:

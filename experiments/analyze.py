@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from experiments.analyses import Subject
     from experiments.build import Problem
 
-_ALONE = 8  # tasks that are compared where a meta-step has one
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Analyses the run that the command line names; returns the exit code."""
@@ -129,15 +127,29 @@ def analyze(
                 print(f"left out: {name}: {reason}", file=sys.stderr)
                 continue
             report[name] = getattr(analysis_numbers, name)(found, run.problem.metric_name)
-            print(f"{name}: {analysis_numbers.in_words(name, report[name])}", flush=True)
+            said = analysis_numbers.in_words(name, report[name], report["num_tasks"])
+            print(f"{name}: {said}", flush=True)
             path = workdir / folder.ANALYSIS_PICTURES / f"{name}.png"
             path.parent.mkdir(exist_ok=True)
             title = f"{workdir.name}, {split}, step {step}"
             analysis_plots.draw(name, found, report[name], path, title, embedding)
         report["left_out"] = left_out
+        _draw_over_training(workdir)
         folder.write_json(workdir / folder.ANALYSIS, report)
     print(f"numbers: {workdir / folder.ANALYSIS}")
     return report
+
+
+def _draw_over_training(workdir):
+    """Draws what `eval.analyze_every` has found while the run was trained, and says it."""
+    from experiments.report import over_training
+
+    rows = folder.read_rows(workdir)
+    for name in over_training.followed(rows):
+        print(f"{name} over training: {over_training.sentence(name, rows)}", flush=True)
+        path = workdir / folder.ANALYSIS_PICTURES / f"{name}_over_training.png"
+        path.parent.mkdir(exist_ok=True)
+        over_training.draw(name, rows, path, f"{workdir.name}: {name} over training")
 
 
 def _config(workdir):
@@ -157,12 +169,13 @@ def _subject(
 
     from cml_jax.tasks import task_keys
     from experiments import build
-    from experiments.analyses import Subject, observed
+    from experiments.analyses import ALONE, Subject, observed
     from experiments.machine.placement import place
     from experiments.run import assemble
 
     parts = assemble(config, problem)
-    seen = observed(parts.problem)
+    # A method without inner steps reads the features itself.
+    seen = observed(parts.problem) if parts.learner.num_steps else parts.problem
     learner = build.learner(flat(config), seen)
     record_data(seen.split_hash, workdir, compare=True)
     values = learner.replicas.values
@@ -174,7 +187,7 @@ def _subject(
         params = jax.tree.map(lambda leaf: leaf[replica], params)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(params))):
         raise ConfigError(f"the parameters of --replica={replica} are not finite: choose another")
-    tasks_per_batch = config.tasks_per_step if config.tasks_per_step > 1 else _ALONE
+    tasks_per_batch = config.tasks_per_step if config.tasks_per_step > 1 else ALONE
     batches = -(-num_tasks // tasks_per_batch)
     swept = values[replica]
     keys = task_keys(jax.random.key(swept["seed"]), split, 0, batches * tasks_per_batch)
@@ -186,7 +199,7 @@ def _subject(
         params=jax.device_put(params, parts.plan.replicated),
         data=place(seen.data[split], parts.plan),
         keys=keys.reshape(batches, tasks_per_batch),
-        num_steps=config.num_steps,
+        num_steps=learner.num_steps,
     )
     return run, step
 

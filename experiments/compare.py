@@ -1,8 +1,9 @@
 """Runs side by side: `python -m experiments.compare runs/A runs/B --out=compared.html`.
 
 Prints each run's test with its interval, the paired difference from the first run on the same test
-tasks, and what differs in their settings. `--out` also writes this, with the validation curves, as
-Markdown or HTML.
+tasks, and what differs in their settings. Runs that differ in the seed alone count as one with
+several seeds: `experiments.compare a/0 a/1 b/0 b/1` compares a and b over two seeds. `--out` also
+writes this, with the validation curves, as Markdown or HTML.
 """
 
 import argparse
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from experiments.choices.key import ConfigError
 from experiments.machine.printing import spell_what_cannot_be_printed
-from experiments.report.comparison import comparison, read_runs
+from experiments.report.comparison import comparison, read_runs, with_repeats
 from experiments.report.document import to_markdown, to_text
 from experiments.report.html import to_html
 from experiments.run_folder import folder
@@ -40,7 +41,8 @@ def compare(runs: list[str], out: str | None = None) -> None:
     """Prints a comparison, and writes it.
 
     Args:
-      runs: Folders of finished runs; all are compared with the first.
+      runs: Folders of finished runs; all are compared with the first. Those that differ in the seed
+        alone are one run with several seeds, unless there is nothing else to compare.
       out: A file that ends in .md or .html; its picture is written beside it as SVG.
 
     Raises:
@@ -52,8 +54,10 @@ def compare(runs: list[str], out: str | None = None) -> None:
         raise ValueError(f"--out={out}: choose a name that ends in .md or .html")
     if len(runs) < 2:
         raise ValueError(f"only {runs[0]}: name two or more runs")
+    each = read_runs([Path(run).expanduser() for run in runs])
+    merged = with_repeats(each)
     document = comparison(
-        read_runs([Path(run).expanduser() for run in runs]),
+        merged if len(merged) > 1 else each,
         path.with_suffix(".svg") if path is not None else None,
     )
     print(to_text(document), end="")

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Mapping
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import cml_jax
 from cml_jax.tasks import task_keys
 from experiments.build import Learner, Problem, Schedule
 from experiments.machine import processes
 from experiments.machine.devices import Plan
 from experiments.machine.feed import Feed
 from experiments.machine.stop_signals import stop_requested
+from experiments.report.confusion import most_confused
 from experiments.report.plots import fits, learning_curve
 from experiments.report.run_report import try_report
 from experiments.run_folder import folder
 from experiments.run_folder.checkpoints import Checkpoints
-from experiments.run_folder.results import Results, describe, interval
+from experiments.run_folder.results import Results, describe, interval, versions
 from experiments.run_folder.task_values import write_task_values
 from experiments.score import scorer
 from experiments.settings.record import record_data
@@ -71,7 +70,7 @@ def evaluate(
     params = processes.replicate(tree["params"], plan.replicated)
     feed = Feed(problem.data["test"], plan, problem.draw, "test", learner.replicas.seed())
 
-    rows, values_of_rows = [], []
+    rows, values_of_rows, confusion = [], [], None
     labels = learner.replicas.groups()
     modes = (True, False) if problem.batch_statistics else (True,)
     scorers = {
@@ -84,8 +83,10 @@ def evaluate(
                 if stop_requested():
                     raise KeyboardInterrupt
                 row = {"predicts": who, "num_steps": steps, "transductive": transductive}
-                values = score(params, feed, schedule.test_tasks, steps, transductive)
-                values = values.reshape(-1, schedule.test_tasks)
+                scores = score(params, feed, schedule.test_tasks, steps, transductive)
+                values = scores.values.reshape(-1, schedule.test_tasks)
+                if not rows:  # of the headline
+                    confusion = scores.confusion
                 for label, members in labels.items():
                     row |= {"run": label} if label else {}
                     rows.append(row | interval(problem.metric_name, values[members]))
@@ -122,11 +123,12 @@ def evaluate(
         wall_seconds=trained[-1].get("seconds"),
         warnings=[*check.warnings(), *at_chance],
         plan=str(plan),
-        versions={name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
-        | {"cml_jax": cml_jax.__version__},
+        versions=versions(),
         runs=_each_replica(learner, problem, validated, extra["step"]),
     )
     write_task_values(workdir, values_of_rows)
+    if confusion is not None:
+        _write_confusion(learner, problem, confusion, labels[chosen], workdir)
     results.write(workdir)
     learning_curve(
         trained,
@@ -156,6 +158,19 @@ def _each_replica(learner, problem, validated, steps):
         {**replica, f"validation/{problem.metric_name}": float(value), "best_step": step}
         for replica, value, step in zip(learner.replicas.values, validated, steps, strict=True)
     ]
+
+
+def _write_confusion(learner, problem, counts, members, workdir):
+    """Writes which classes were confused most, over the replicas with the value that is tested."""
+    counts = counts.reshape(len(learner.replicas.values), -1, *counts.shape[-2:])[members]
+    counts = counts[:, : -(-counts.shape[1] // len(members))]  # in all as many as of one
+    names = []
+    for replica in members:
+        seed = jax.random.key(learner.replicas.values[replica]["seed"])
+        keys = task_keys(seed, "test", 0, counts.shape[1])
+        names += [problem.class_names(key, "test") for key in keys]
+    found = most_confused(counts.reshape(-1, *counts.shape[-2:]), names)
+    folder.write_json(workdir / folder.CONFUSION, found)
 
 
 def _example_fits(learner, problem, swept, params, num_steps, count=3):

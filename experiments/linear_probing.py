@@ -23,7 +23,7 @@ On nodes a GCN is trained on the nodes of the training classes, see `linear_prob
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, flags
+from ml_collections import ConfigDict
 
 from cml_jax import Task, accuracy, cross_entropy
 from cml_jax.graphs.graph import Graph
@@ -48,13 +49,16 @@ from experiments.choices.networks import NETWORKS
 from experiments.machine.backend import BackendError, start
 from experiments.report.run_report import try_report
 from experiments.run_folder import folder
-from experiments.run_folder.results import Results, interval, read_results
+from experiments.run_folder.metrics_file import MetricsFile
+from experiments.run_folder.results import Results, interval, read_results, versions
 from experiments.run_folder.task_values import write_task_values
 from experiments.settings.checks import check
 from experiments.settings.command_line import CONFIG, WORKDIR, fail, given, parse_flags
 from experiments.settings.config import KEYS, flat
+from experiments.settings.record import record, record_data
 
-EPOCHS, EVERY, PATIENCE = 1000, 10, 10
+EPOCHS, EVERY, PATIENCE = 1000, 10, 10  # on nodes
+RATE, DECAY = 5e-3, 5e-4
 
 
 def embed(graph: Graph, body: Params) -> jax.Array:
@@ -104,11 +108,13 @@ class Probed(NamedTuple):
       step: The epoch with the best validation, whose network was tested.
       validation: The mean accuracy of its validation.
       accuracies: The accuracy of every test task, `[test_tasks]`.
+      curve: Every validation: its epoch and its mean accuracy.
     """
 
     step: int
     validation: float
     accuracies: np.ndarray
+    curve: Sequence[tuple[int, float]]
 
 
 def linear_probing(
@@ -148,7 +154,7 @@ def linear_probing(
     filled = np.arange(members.ids.shape[1]) < members.counts[:, None]
     own, targets = members.ids[filled], np.nonzero(filled)[0]
     key = jax.random.key(seed)
-    optimizer = optax.chain(optax.add_decayed_weights(5e-4), optax.adam(5e-3))
+    optimizer = optax.chain(optax.add_decayed_weights(DECAY), optax.adam(RATE))
 
     @jax.jit
     def init(graph):
@@ -178,21 +184,22 @@ def linear_probing(
         return np.asarray(score(params, data[split], split, count))
 
     state = init(graph)
-    best, value, at = state[0], -1.0, 0
+    best, value, at, curve = state[0], -1.0, 0, []
     for epoch in range(EVERY, epochs + 1, EVERY):
         state = train(graph, own, targets, state)
         new = float(probed(state[0], "validation", validation_tasks).mean())
+        curve.append((epoch, new))
         if new > value:
             best, value, at = state[0], new, epoch
         if epoch - at == EVERY * PATIENCE:
             break
-    return Probed(at, value, probed(best, "test", test_tasks))
+    return Probed(at, value, probed(best, "test", test_tasks), curve)
 
 
 def main(_: list[str]) -> None:
     """Runs what the flags ask for."""
     if NETWORKS[CONFIG.value.model.name].reads == "nodes":
-        _on_nodes()
+        _on_nodes(CONFIG.value)
     else:
         _on_images(CONFIG.value)
 
@@ -212,9 +219,9 @@ def _on_images(config):
     program.start(config)
 
 
-def _on_nodes():
+def _on_nodes(config):
     """Prints the accuracy; with --workdir stores it."""
-    settings, started = flat(CONFIG.value), time.monotonic()
+    settings, started = flat(config), time.monotonic()
     try:
         workdir = folder.check_workdir(WORKDIR.value) if WORKDIR.value else None
         if workdir and (workdir / folder.RESULTS).exists():
@@ -224,6 +231,9 @@ def _on_nodes():
         _check(settings)
         start()
         problem = build.problem(settings)
+        if workdir:
+            record(_as_done(config), workdir)
+            record_data(problem.split_hash, workdir, compare=False)
     except (BackendError, ConfigError, OSError, ValueError) as error:
         fail(error, 2)
     print(problem.description, file=sys.stderr)
@@ -239,8 +249,17 @@ def _on_nodes():
     test = {"predicts": "logistic regression", "num_steps": 0, "transductive": True}
     test |= interval("accuracy", probed.accuracies)
     results = Results(
-        method="linear probing",
+        method="linear_probing",
         data=problem.name,
+        protocol={
+            "ways": problem.ways,
+            "shots": settings["data.shots"],
+            "queries": settings["eval.queries"],
+            "num_steps_train": 0,
+            "train_steps": EPOCHS,
+            "checkpoint": f"best of validation on {settings['eval.validation_tasks']} tasks every "
+            f"{EVERY} steps: step {probed.step}",
+        },
         split_hash=problem.split_hash,
         graph=problem.facts.get("graph"),
         images=problem.facts.get("images"),
@@ -249,15 +268,31 @@ def _on_nodes():
         test_all=[test],
         seed=settings["seed"],
         wall_seconds=time.monotonic() - started,
+        warnings=[],
+        versions=versions(),
     )
     try:
         if workdir:
+            log = MetricsFile(workdir)
+            for epoch, accuracy_then in probed.curve:
+                log.write(epoch, {"validation/accuracy": accuracy_then})
+            log.close()
             write_task_values(workdir, [np.asarray(probed.accuracies, np.float32)[None]])
             results.write(workdir)
             try_report(workdir, problem=problem)
     except OSError as error:
         fail(error, 1)
     print(f"test: {results}")
+
+
+def _as_done(config):
+    """The config of what is done on nodes, whatever the file has for other methods."""
+    done = ConfigDict(config)
+    done.method, done.outer_optimizer, done.outer_schedule = "linear_probing", "adam", "constant"
+    done.outer_learning_rate, done.weight_decay = RATE, DECAY
+    done.tasks_per_step, done.train_steps = 1, EPOCHS
+    done.eval.every, done.eval.patience = EVERY, PATIENCE
+    return done
 
 
 def _check(settings):

@@ -171,7 +171,7 @@ def evaluate(parts: Parts, workdir: Path) -> Results | None:
 
 def _about(settings: Mapping[str, Any], problem: "Problem", own: bool) -> dict[str, Any]:
     """What results.json says of the settings."""
-    has_inner_steps = not METHODS[settings["method"]].all_classes
+    has_inner_steps = METHODS[settings["method"]].has_inner_steps
     return {
         "method": settings["method"],
         "weighting": settings["weighting"],

@@ -3,13 +3,14 @@
 import zlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import cml_jax
+from cml_jax.analysis import confusion_matrix
 from cml_jax.tasks import Gathered, task_keys
 from cml_jax.types import Method
 from experiments.build.learner import Learner
@@ -18,6 +19,20 @@ from experiments.build.replicas import side_by_side
 from experiments.machine.devices import Plan
 
 _TASKS = 256  # of a dispatch
+_CONFUSED = 1000  # tasks whose confusion is kept
+
+
+class Scores(NamedTuple):
+    """What tasks got; several replicas are a leading axis of both.
+
+    Attributes:
+      values: The metric `[count]`.
+      confusion: Of the first 1000 or so tasks how many queries of each class were taken for each,
+        int32 `[tasks, ways, ways]`; None where classes have no names.
+    """
+
+    values: np.ndarray
+    confusion: np.ndarray | None
 
 
 def scorer(
@@ -25,8 +40,8 @@ def scorer(
     problem: Problem,
     plan: Plan,
     method_of: Callable[[Any], Callable[[Any, Any], Method]],
-) -> Callable[..., np.ndarray]:
-    """`(params, feed, count, num_steps, transductive) -> values`: the metric of a split's tasks.
+) -> Callable[..., Scores]:
+    """`(params, feed, count, num_steps, transductive) -> Scores`: what a split's tasks got.
 
     One compiled program does for all splits whose arrays have one shape, for any number of tasks
     and of inner steps, and for both ways to predict. So validation and test share it.
@@ -41,14 +56,18 @@ def scorer(
 
     Returns:
       A function from the parameters (with an axis of replicas where there is one), the feed of a
-      split, how many tasks, how many inner steps, and whether all queries are predicted at once,
-      to `[count]`, or `[replicas, count]`.
+      split, how many tasks, how many inner steps, and whether all queries are predicted at once.
     """
     static = ["rounds", "at_a_time"]
     if learner.static_steps:
         static.append("num_steps")
     if not problem.batch_statistics:  # both ways are the same
         static.append("transductive")
+    confused = bool(problem.class_names and problem.ways)
+
+    def look(outputs, targets):
+        value = jnp.asarray(problem.metric(outputs, targets), jnp.float32)
+        return value, confusion_matrix(outputs, targets) if confused else None
 
     @partial(jax.jit, static_argnames=static, out_shardings=plan.replicated)
     def score_rounds(
@@ -58,17 +77,18 @@ def scorer(
             method = method_of(num_steps)(swept, data)
             key = jax.random.key(swept["seed"])
 
-            def one_round(i, values):
+            def one_round(i, seen):
                 keys = task_keys(key, split, start + i * at_a_time, at_a_time)
                 keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
                 tasks = draw_batch(problem.draw_test, keys, data, i)
-                value = cml_jax.evaluate(
-                    method, params, tasks, problem.metric, transductive=transductive
-                )
-                return values.at[i].set(value.astype(values.dtype))
+                new = cml_jax.evaluate(method, params, tasks, look, transductive=transductive)
+                return jax.tree.map(lambda all, own: all.at[i].set(own), seen, new)
 
             values = jnp.zeros((rounds, at_a_time), jnp.float32)
-            return jax.lax.fori_loop(0, used, one_round, values).reshape(-1)
+            square = (rounds, at_a_time, problem.ways, problem.ways)
+            seen = values, jnp.zeros(square, jnp.int32) if confused else None
+            seen = jax.lax.fori_loop(0, used, one_round, seen)
+            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen)
 
         return side_by_side(learner.replicas, one_replica, (0, None, None))(params, data, start)
 
@@ -76,11 +96,11 @@ def scorer(
         at_a_time = plan.chunk or 32 * plan.devices
         rounds = feed.rows(at_a_time, -(-_TASKS // at_a_time))
         split = np.uint32(zlib.crc32(feed.split.encode()))
-        parts = []
+        values, confusions = [], []
         for start in range(0, count, rounds * at_a_time):
             used = min(rounds, -(-(count - start) // at_a_time))
             data = feed.tasks(start, rounds, at_a_time)
-            values = score_rounds(
+            value, confusion = score_rounds(
                 params,
                 data,
                 split,
@@ -91,8 +111,14 @@ def scorer(
                 rounds=rounds,
                 at_a_time=at_a_time,
             )
-            parts.append(np.asarray(values))
-        return np.concatenate(parts, -1)[..., :count]
+            values.append(np.asarray(value))
+            if confused and start < _CONFUSED:
+                confusions.append(np.asarray(confusion))
+        axis = int(learner.replicas.have_axis())
+        kept = np.concatenate(confusions, axis) if confused else None
+        if kept is not None:
+            kept = kept[:, :count] if axis else kept[:count]
+        return Scores(np.concatenate(values, axis)[..., :count], kept)
 
     return score
 

@@ -14,6 +14,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from cml_jax.tasks import task_keys
 from cml_jax.types import MetaState
+from experiments.analyses_over_training import analyses_over_training
 from experiments.build import Learner, Problem, Schedule
 from experiments.build.replicas import Replicas, side_by_side
 from experiments.machine import memory, processes
@@ -85,6 +86,7 @@ def _train(learner, problem, plan, schedule, workdir, accept, begin, closing):
         closing.enter_context(contextlib.closing(feed))
     validate = _validation(learner, problem, plan, schedule, validation_feed)
     count = schedule.tasks_per_step
+    analyze = analyses_over_training(learner, problem, plan, count, validation_feed)
     rows = train_feed.rows(count, plan.steps_per_dispatch)
     compare = step > 0 and accept is None
     processes.on_process_zero(lambda: record_data(problem.split_hash, workdir, compare))
@@ -160,6 +162,9 @@ def _train(learner, problem, plan, schedule, workdir, accept, begin, closing):
             if new is not best:
                 best = new
                 checkpoints.save_best(step, {"params": best.params}, best.about)
+            if schedule.analyze_every and step % schedule.analyze_every == 0:
+                for name, values in analyze(state.params).items():
+                    report |= _by_replica(replicas, problem, name, values)
             clock = time.monotonic()
         row = log.write(step, report)
         progress.update(step, row)
@@ -302,8 +307,8 @@ def _validation(learner, problem, plan, schedule, feed):
     def validate(params):
         values = {}
         for who, score in scorers.items():
-            scores = score(params, feed, schedule.validation_tasks, learner.num_steps, True)
-            values[f"{who}/{problem.metric_name}"] = np.asarray(scores, np.float64).mean(-1)
+            found = score(params, feed, schedule.validation_tasks, learner.num_steps, True).values
+            values[f"{who}/{problem.metric_name}"] = np.asarray(found, np.float64).mean(-1)
         report = {}
         for metric, value in values.items():
             report |= _by_replica(learner.replicas, problem, metric, value)
@@ -323,5 +328,6 @@ def _by_replica(replicas: Replicas, problem: Problem, name: str, values: np.ndar
     parts = replicas.names()
     finite = values[np.isfinite(values)]
     mean = finite.mean() if parts and finite.size else np.mean(values)
-    own = parts if name.endswith(("loss", problem.metric_name)) else []
+    each = name.startswith("analysis/") or name.endswith(("loss", problem.metric_name))
+    own = parts if each else []
     return {name: mean} | {f"{name}/{part}": values[int(part)] for part in own}

@@ -3,6 +3,7 @@ compiles."""
 
 from cml_jax.analysis.adaptation import adaptation_curve
 from cml_jax.analysis.agreement import task_cosines, task_norms, weighted_step
+from cml_jax.analysis.confusion import confusion_matrix
 from cml_jax.analysis.embedding import between_class_share, principal_components
 from cml_jax.analysis.gradients import (
     all_positive,
@@ -20,6 +21,7 @@ __all__ = [
     "all_positive",
     "between_class_share",
     "by_layer",
+    "confusion_matrix",
     "gradient_after_adaptation",
     "layer_cosines",
     "layer_norms",

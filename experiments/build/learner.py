@@ -31,7 +31,7 @@ class Learner(NamedTuple):
       replicas: What tells the replicas of the run apart.
       init: `(swept, data) -> MetaState`.
       meta_step: `(swept, state, tasks, data, remat, chunk) -> (MetaState, metrics)`.
-      num_steps: The number of inner steps in training and validation.
+      num_steps: The number of inner steps in training and validation; 0 where there are none.
       static_steps: Whether the numbers of inner steps that the next two are given must be static.
       validated: From a number of inner steps to whose validation chooses the checkpoint: a prefix
         in the reports to `(swept, data) -> Method`. With `eval.best_of=both`, CML-dagger as the
@@ -59,7 +59,8 @@ def learner(settings: Settings, problem: Problem) -> Learner:
     Raises:
       ValueError: The method or the choice of the checkpoint needs a co-learner, and there is none.
     """
-    row, steps = METHODS[settings["method"]], settings["num_steps"]
+    row = METHODS[settings["method"]]
+    steps = settings["num_steps"] if row.has_inner_steps else 0
     best_of_both = settings["eval.best_of"] == "both"
     if (row.needs_co_learner or best_of_both) and problem.co_learner is None:
         raise ValueError(

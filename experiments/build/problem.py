@@ -45,7 +45,8 @@ class Problem(NamedTuple):
         them. 0 is unknown.
       facts: What results.json says of the data, under "graph" or "images"; {} is nothing.
       description: What is said of the data when a run starts.
-      class_names: `(key, split) -> names`, of the classes of the task that the key draws, or None.
+      class_names: `(key, split) -> names`, of the classes of the task that the key draws, where
+        classes are the same in several tasks; or None. Outputs are then `[n, ways]`.
       draw: `(key, members, split) -> Drawn`, which images of an `ImagePool` the key's task has, if
         the samplers also read `Gathered`: then images may be gathered on the host. Or None.
       curve: `(key, x [n, 1]) -> y [n, 1]`, the true curve of a regression task, for pictures.

@@ -15,6 +15,7 @@ class Schedule(NamedTuple):
       tasks_per_step: Tasks in a meta-batch.
       validate_every: Meta-steps between validations.
       validation_tasks: Tasks of a validation.
+      analyze_every: Meta-steps between analyses; 0 is none.
       patience: Validations without a better one until training ends; 0 is train_steps.
       checkpoint_seconds: Seconds between checkpoints.
       log_seconds: Seconds between reports where there is no terminal.
@@ -31,6 +32,7 @@ class Schedule(NamedTuple):
     tasks_per_step: int
     validate_every: int
     validation_tasks: int
+    analyze_every: int
     patience: int
     checkpoint_seconds: float
     log_seconds: float
@@ -54,6 +56,7 @@ def schedule(settings: Mapping[str, Any]) -> Schedule:
         tasks_per_step=settings["tasks_per_step"],
         validate_every=settings["eval.every"],
         validation_tasks=settings["eval.validation_tasks"],
+        analyze_every=settings["eval.analyze_every"],
         patience=settings["eval.patience"],
         checkpoint_seconds=60 * settings["checkpoint_every_minutes"],
         log_seconds=settings["log_every_seconds"],
@@ -68,7 +71,7 @@ def schedule(settings: Mapping[str, Any]) -> Schedule:
 
 
 def _test_steps(settings):
-    if METHODS[settings["method"]].all_classes:
+    if not METHODS[settings["method"]].has_inner_steps:
         return [0]
     return [steps or settings["num_steps"] for steps in settings["eval.num_steps"]]
 

@@ -24,7 +24,7 @@ class MethodRow(NamedTuple):
       needs_co_learner: Whether the co-learner is a part of the method itself, and CML is not put
         around it.
       all_classes: Whether it trains on all training classes of a set of images at once, as ordinary
-        classification, and not on tasks. Then it has no inner steps and no co-learner.
+        classification, and not on tasks. Then it has no co-learner.
       predicts: Who predicts, in the results.
       meta_step: "module:function" from the settings to further arguments of `meta_step`.
     """
@@ -39,6 +39,11 @@ class MethodRow(NamedTuple):
     all_classes: bool = False
     predicts: str = "meta-learner"
     meta_step: str = ""
+
+    @property
+    def has_inner_steps(self) -> bool:
+        """Whether it adapts in steps, whose number it reads."""
+        return "num_steps" in self.keys
 
 
 class InnerOptimizer(NamedTuple):
@@ -63,7 +68,11 @@ INNER_OPTIMIZERS = {
     "adam": InnerOptimizer("experiments.build.optimizers:inner_adam"),
 }
 
-_RATE = {"inner_learning_rate": Key(0.4, (0.0, 100.0), "step size of the inner loop")}
+_INNER = {
+    "inner_learning_rate": Key(0.4, (0.0, 100.0), "step size of the inner loop"),
+    "num_steps": Key(1, (1, 10_000), "inner steps in training"),
+    "eval.num_steps": Key((1, 3), (0, 10_000), "inner steps at test, each scored; 0: as trained"),
+}
 _ORDER = {"first_order": Key(False, None, "drop the second derivatives")}
 _OPTIMIZER = {
     "inner_optimizer": Key(
@@ -75,27 +84,27 @@ _OPTIMIZER = {
 # What a co-learner reads under every method but the one whose part it is.
 _CML = {name: key for row in CO_LEARNERS.values() for name, key in row.keys.items()}
 _CML = {name: key for name, key in _CML.items() if name != "co_learner_depth"}
-_MAML = _RATE | _BODY_RATE | _ORDER | _OPTIMIZER | _CML
+_MAML = _INNER | _BODY_RATE | _ORDER | _OPTIMIZER | _CML
 
 METHODS = {
     "maml": MethodRow("cml_jax:maml", _MAML, dagger=True),
     "fomaml": MethodRow(
-        "cml_jax:fomaml", _RATE | _BODY_RATE | _OPTIMIZER | _CML, dagger=True, first_order=True
+        "cml_jax:fomaml", _INNER | _BODY_RATE | _OPTIMIZER | _CML, dagger=True, first_order=True
     ),
-    "anil": MethodRow("cml_jax:anil", _RATE | _ORDER | _OPTIMIZER | _CML, dagger=True),
+    "anil": MethodRow("cml_jax:anil", _INNER | _ORDER | _OPTIMIZER | _CML, dagger=True),
     "boil": MethodRow("cml_jax:boil", _MAML, dagger=True),
     "reptile": MethodRow(
         "experiments.build.methods:reptile",
-        _RATE
+        _INNER
         | _OPTIMIZER
         | _CML
         | {"minibatch": Key(0, (0, 1_000_000), "examples of Reptile's inner steps; 0: all")},
         static_steps=True,
     ),
-    "meta_sgd": MethodRow("cml_jax:meta_sgd", _RATE | _BODY_RATE | _ORDER | _CML),
+    "meta_sgd": MethodRow("cml_jax:meta_sgd", _INNER | _BODY_RATE | _ORDER | _CML),
     "maml_plus_plus": MethodRow(
         "experiments.build.methods:maml_plus_plus",
-        _RATE
+        _INNER
         | _ORDER
         | _CML
         | {
@@ -108,7 +117,7 @@ METHODS = {
     ),
     "sharp_maml": MethodRow(
         "experiments.build.methods:sharp_maml",
-        _RATE
+        _INNER
         | _BODY_RATE
         | _ORDER
         | _CML
@@ -134,7 +143,7 @@ METHODS = {
     ),
     "collaborative": MethodRow(
         "cml_jax:collaborative",
-        _RATE | _BODY_RATE | _ORDER | _OPTIMIZER,
+        _INNER | _BODY_RATE | _ORDER | _OPTIMIZER,
         needs_co_learner=True,
     ),
 }

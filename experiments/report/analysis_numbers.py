@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.run_folder.results import is_share
+from experiments.report.table import LONG_NAMES
+from experiments.run_folder.results import is_share, steps_in_words
 
 Arrays = Mapping[str, Any]
 
@@ -88,14 +89,42 @@ def adaptation(found: Arrays, metric: str) -> dict[str, Any]:
     }
 
 
-def in_words(name: str, numbers: Mapping[str, Any]) -> str:
-    """An analysis in a line.
+def over_training(found: Mapping[str, Arrays]) -> dict[str, np.ndarray]:
+    """The numbers of analyses that are followed over training, by their names in metrics.jsonl.
+
+    Args:
+      found: Arrays of "cooperation" and "agreement", either or both.
+
+    Returns:
+      Names, of which `analysis/cosine/LAYER` is one a layer, to scalars; NaN is not defined.
+    """
+    named: dict[str, float | None] = {}
+    if "cooperation" in found:
+        numbers = cooperation(found["cooperation"], "")
+        for layer, about in numbers["layers"].items():
+            named[f"cosine/{layer}"] = about["mean"]
+            named[f"batch_cosine/{layer}"] = about["of_batches"]["mean"]
+        named["all_positive"] = numbers["all_positive"]
+        named["batch_all_positive"] = numbers["all_positive_of_batches"]
+    if "agreement" in found:
+        numbers = agreement(found["agreement"], "")
+        named |= {f"weight_{name}": numbers["weights"][name] for name in ("min", "max", "negative")}
+        named["weight_loss_correlation"] = numbers["correlation"]["loss"]
+        named["weight_norm_correlation"] = numbers["correlation"]["displacement_norm"]
+        for name in ("task_cosines", "step_length", "step_cosine"):
+            named[name] = numbers[name]["mean"]
+    return {f"analysis/{name}": np.array(value, float) for name, value in named.items()}
+
+
+def in_words(name: str, numbers: Mapping[str, Any], num_tasks: int) -> str:
+    """What an analysis shows, in a sentence.
 
     Args:
       name: Name of the analysis.
       numbers: What the function of this name returned.
+      num_tasks: How many tasks were analysed.
     """
-    return _WORDS[name](numbers)
+    return _WORDS[name](numbers, num_tasks)
 
 
 def in_order(layers: Mapping[str, Any]) -> list[str]:
@@ -133,44 +162,69 @@ def _said(number: float | None, form: str = ".2f") -> str:
     return "not defined" if number is None else format(number, form)
 
 
-def _cooperation_in_words(numbers):
+def _cooperation_in_words(numbers, num_tasks):
+    low, high = _extremes(numbers["layers"], ".2f")
     return (
-        f"positive in every layer for {numbers['all_positive']:.0%} of tasks and for "
-        f"{numbers['all_positive_of_batches']:.0%} of batches"
+        f"Both gradients point the same way in every layer in {numbers['all_positive']:.0%} of "
+        f"{num_tasks} tasks and in {numbers['all_positive_of_batches']:.0%} of their meta-batches; "
+        f"over tasks the cosine is lowest in {low} and highest in {high}."
     )
 
 
-def _gradient_norms_in_words(numbers):
-    norms = [layer["mean"] for layer in numbers["query"].values()]
-    return f"{_said(min(norms), '.3g')} to {_said(max(norms), '.3g')} on the query set"
-
-
-def _similarity_in_words(numbers):
-    lowest = min(numbers, key=lambda name: 2 if (m := numbers[name]["mean"]) is None else m)
-    return f"changed most is {lowest}, CKA {_said(numbers[lowest]['mean'])}"
-
-
-def _features_in_words(numbers):
-    query = numbers["query"]
+def _gradient_norms_in_words(numbers, num_tasks):
+    low, high = _extremes(numbers["query"], ".3g")
     return (
-        f"{_said(query['before']['mean'])} of the query features' variance is between classes "
-        f"before adaptation, {_said(query['after']['mean'])} after"
+        f"The gradient that adaptation leaves over on the query sets of {num_tasks} tasks is "
+        f"smallest in {low} and largest in {high}."
     )
 
 
-def _agreement_in_words(numbers):
+def _similarity_in_words(numbers, num_tasks):
+    low, high = _extremes(numbers, ".2f")
+    return f"Over {num_tasks} tasks, adaptation changes {low} most and {high} least (CKA)."
+
+
+def _features_in_words(numbers, num_tasks):
+    means = [numbers["query"][when]["mean"] for when in ("before", "after")]
+    before, after = (_said(mean, ".0%") for mean in means)
+    if None not in means and min(means) > 0.99999:
+        return "All variance of query features is between classes, as with one query of each."
     return (
-        f"the weighted step is {_said(numbers['step_length']['mean'])} x the mean's length, at "
-        f"cosine {_said(numbers['step_cosine']['mean'])}, "
-        f"{numbers['weights']['negative']:.0%} of weights are negative"
+        f"Between classes is {before} of the variance of query features before adaptation and "
+        f"{after} after, over {num_tasks} tasks."
     )
 
 
-def _adaptation_in_words(numbers):
+def _agreement_in_words(numbers, num_tasks):
+    about = numbers["correlation"]
+    return (
+        f"The weighted step is {_said(numbers['step_length']['mean'])} times as long as the mean, "
+        f"at cosine {_said(numbers['step_cosine']['mean'])}; "
+        f"{numbers['weights']['negative']:.0%} of the weights of {num_tasks} tasks are negative; "
+        f"their correlation is {_said(about['loss'])} with the loss and "
+        f"{_said(about['displacement_norm'])} with the displacement's length."
+    )
+
+
+def _adaptation_in_words(numbers, num_tasks):
     form = ".1%" if is_share(numbers["metric"]) else ".3g"
-    steps = " / ".join(map(str, numbers["num_steps"]))
-    values = " / ".join(format(value, form) for value in numbers["mean"])
-    return f"{numbers['metric']} {values} after {steps} inner steps"
+    said = dict(zip(numbers["num_steps"], numbers["mean"], strict=True))
+    said = {steps: _said(value, form) for steps, value in said.items()}
+    trained, most = numbers["trained"], numbers["num_steps"][-1]
+    return (
+        f"Over {num_tasks} tasks, {LONG_NAMES.get(numbers['metric'], numbers['metric'])} is "
+        f"{said[0]} before adaptation, {said[trained]} after {steps_in_words(trained)} as in "
+        f"training, and {said[most]} after {most}."
+    )
+
+
+def _extremes(layers, form) -> list[str]:
+    """The layers with the lowest and the highest mean, each with it."""
+    means = {name: each["mean"] for name, each in layers.items() if each["mean"] is not None}
+    if not means:
+        return ["no layer", "no layer"]
+    found = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+    return [f"{name} ({means[name]:{form}})" for name in found]
 
 
 _WORDS = {

@@ -1,11 +1,15 @@
 """What `experiments.analyze` found, for the report of a run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.report import over_training, run_pictures
+from experiments.report.analysis_numbers import in_words
 from experiments.report.document import Block, Folded, Picture, Table
+from experiments.report.themed import themed
 from experiments.run_folder import folder
+from experiments.run_folder.folder import Row
 
 _MOST = 500_000  # bytes of pictures
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -19,8 +23,25 @@ _SHOWN = {
 }
 
 
+def blocks_over_training(rows: Sequence[Row], workdir: Path) -> list[Block]:
+    """A picture and a sentence of each analysis that was made while the run was trained.
+
+    Args:
+      rows: The rows of metrics.jsonl.
+      workdir: The run's folder.
+    """
+    made: list[Block] = []
+    for name in over_training.followed(rows):
+        title, said = f"{name.capitalize()} over training", over_training.sentence(name, rows)
+        with themed(run_pictures.path_of(workdir, f"{name}_over_training")) as path:
+            over_training.draw(name, rows, path, "")
+        made.append(Picture(path, f"{title}: {said}", f"{title}.") if path.exists() else title)
+        made.append(said)
+    return made
+
+
 def blocks(workdir: Path, left_out: list[str]) -> list[Block]:
-    """A picture and the numbers of each analysis in the folder; [] where there are none.
+    """A picture, a sentence and the numbers of each analysis in the folder; [] without any.
 
     Args:
       workdir: The run's folder.
@@ -51,9 +72,19 @@ def blocks(workdir: Path, left_out: list[str]) -> list[Block]:
             made.append(Picture(picture, title, f"{title}."))
         elif content:
             left_out.append(f"Picture {name}: no PNG, or more than {_MOST} bytes with the others.")
+        if said := _sentence(name, numbers, found.get("num_tasks")):
+            made.append(said)
         rows = [[label, value] for label, value in _leaves(numbers)]
         made.append(Folded(f"{title}: numbers", [Table("", ["what", "value"], rows)]))
     return made
+
+
+def _sentence(name: str, numbers: Mapping[str, Any], num_tasks: Any) -> str:
+    """What an analysis shows; "" where its numbers are not what this version writes."""
+    try:
+        return in_words(name, numbers, num_tasks)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return ""
 
 
 def _leaves(numbers: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

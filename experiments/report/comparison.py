@@ -1,6 +1,7 @@
 """Runs side by side: the difference on the same test tasks, and what differs in their settings."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,15 +24,17 @@ _SAME_RUN = ("hosts.", "data.dir", "tensorboard", "log_every_seconds", "checkpoi
 
 
 class Run(NamedTuple):
-    """A finished run.
+    """A finished run, or several that are repeats of one with other seeds.
 
     Attributes:
       label: What it is called here.
-      results: Its results.
+      results: Its results; of repeats the first's, with the test over all of them.
       settings: What the chosen rows read of its settings, by dotted names; {} where it has none.
       values: What every task of `results.test` got, float32 `[seeds, tasks]`, or why it is not
         known.
       rows: The rows of metrics.jsonl.
+      seeds: The seeds, one for each row of `values`.
+      steps: The steps of the best checkpoints, one for each repeat.
     """
 
     label: str
@@ -39,6 +42,8 @@ class Run(NamedTuple):
     settings: Mapping[str, Any]
     values: np.ndarray | str
     rows: Sequence[Row]
+    seeds: Sequence[int]
+    steps: Sequence[int]
 
 
 def read_runs(workdirs: Sequence[Path]) -> list[Run]:
@@ -63,12 +68,62 @@ def read_runs(workdirs: Sequence[Path]) -> list[Run]:
         except ValueError as error:
             values = str(error)
         label = name if unique else str(workdir)
-        rows = folder.read_rows(workdir)
-        runs.append(Run(label, results, settings_of(workdir, results.data), values, rows))
+        rows, settings = folder.read_rows(workdir), settings_of(workdir, results.data)
+        seeds = [results.seed + i for i in range(results.test.get("num_seeds", 1))]
+        steps = [results.validation["step"]]
+        runs.append(Run(label, results, settings, values, rows, seeds, steps))
     metrics = {run.results.metric for run in runs}
     if len(metrics) > 1:
         raise ValueError(f"the runs have the metrics {', '.join(sorted(metrics))}: name others")
     return runs
+
+
+def with_repeats(runs: Sequence[Run]) -> list[Run]:
+    """The runs, of which those that differ in the seed alone are one with several seeds.
+
+    Args:
+      runs: Runs with labels of their own.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        same = {
+            k: v for k, v in run.settings.items() if k != "seed" and not k.startswith(_SAME_RUN)
+        }
+        known = run.settings and not isinstance(run.values, str)
+        test = {k: run.results.test.get(k) for k in ("predicts", "num_steps", "num_tasks", "run")}
+        about = run.results.data, run.results.split_hash, test, same
+        groups.setdefault(repr(about) if known else run.label, []).append(run)
+    merged = []
+    for group in groups.values():
+        seeds = [seed for run in group for seed in run.seeds]
+        repeats = len(group) > 1 and len(set(seeds)) == len(seeds)
+        merged += [_as_one(group)] if repeats else group
+    return merged
+
+
+def _as_one(repeats: Sequence[Run]) -> Run:
+    """Repeats as one run: their tests stacked, the interval over all seeds."""
+    first, metric = repeats[0], repeats[0].results.metric
+    values = np.concatenate([np.asarray(run.values) for run in repeats])
+    seeds = [seed for run in repeats for seed in run.seeds]
+    rows: dict[int, Row] = {}
+    for i, run in enumerate(repeats):
+        for row in run.rows:
+            step = int(row["step"] or 0)
+            named = {f"{name}/{i}": value for name, value in row.items() if name != "step"}
+            rows[step] = rows.get(step, {"step": step}) | named
+    parents = {Path(run.label).parent for run in repeats}
+    shared = parents.pop() if len(parents) == 1 else Path()
+    label = str(shared) if shared != Path() else f"{first.label} and {len(repeats) - 1} more"
+    return Run(
+        label,
+        replace(first.results, test={**first.results.test, **interval(metric, values)}),
+        {**first.settings, "seed": seeds},
+        values,
+        [rows[step] for step in sorted(rows)],
+        seeds,
+        [step for run in repeats for step in run.steps],
+    )
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> dict[str, float | int]:
@@ -91,7 +146,8 @@ def difference(first: np.ndarray, second: np.ndarray) -> dict[str, float | int]:
 def why_not_the_same_tasks(first: Run, second: Run) -> str:
     """Why two runs were not tested on the same tasks; "" where they were.
 
-    Task i is a function of the seed, the data and split, ways, shots and queries.
+    Task i is a function of the seed, the data and split, ways, shots and queries. Of several seeds,
+    those that both runs have are paired.
 
     Args:
       first, second: The runs.
@@ -106,8 +162,6 @@ def why_not_the_same_tasks(first: Run, second: Run) -> str:
     (a, b), names = (first.results, second.results), ("ways", "shots", "queries")
     pairs = {
         "data": (a.data, b.data),
-        "seed": (a.seed, b.seed),
-        "number of seeds": (len(first.values), len(second.values)),
         "number of test tasks": (a.test["num_tasks"], b.test["num_tasks"]),
     }
     pairs |= {name: tuple((run.protocol or {}).get(name) for run in (a, b)) for name in names}
@@ -121,6 +175,8 @@ def why_not_the_same_tasks(first: Run, second: Run) -> str:
     for name, (one, other) in pairs.items():
         if one != other:
             return f"{name} {one} and {other}"
+    if not set(first.seeds) & set(second.seeds):
+        return " and ".join(f"seed {', '.join(map(str, run.seeds))}" for run in (first, second))
     return ""
 
 
@@ -169,7 +225,7 @@ def _tests(runs, metric) -> Table:
         test = run.results.test
         known = test[metric] is not None and test["ci95"] is not None
         about = describe(metric, test).partition(" (")[2].rstrip(")")
-        step = str(run.results.validation["step"])
+        step = ", ".join(map(str, dict.fromkeys(run.steps)))
         rows.append([run.label, number(metric, test) if known else "not finite", about, step])
     return Table("Each run with its own 95% interval", header, rows)
 
@@ -182,7 +238,8 @@ def _differences(base: Run, others: Sequence[Run]) -> list[Block]:
         if reason := why_not_the_same_tasks(base, run):
             notes.append(f"{run.label} and {base.label} cannot be paired: {reason}.")
             continue
-        found = difference(base.values, run.values)
+        seeds = [seed for seed in base.seeds if seed in run.seeds]
+        found = difference(*(_of_seeds(each, seeds) for each in (base, run)))
         mean, half = found["difference"], found["ci95"]
         if not np.isfinite([mean, half]).all():
             notes.append(f"{run.label} and {base.label} cannot be paired: not finite.")
@@ -201,6 +258,12 @@ def _differences(base: Run, others: Sequence[Run]) -> list[Block]:
         header = ["runs", f"difference{unit}", "interval", "without pairs", "over"]
         blocks.insert(0, Table(_PAIRED, header, rows))
     return blocks
+
+
+def _of_seeds(run: Run, seeds: Sequence[int]) -> np.ndarray:
+    """What the test tasks of these seeds got, in this order."""
+    assert not isinstance(run.values, str)
+    return run.values[[list(run.seeds).index(seed) for seed in seeds]]
 
 
 def _curves(runs, path, metric) -> list[Block]:

@@ -80,10 +80,10 @@ def compare(
     every = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (panel, of_rows) in zip(every, panels.items(), strict=True):
         for i, (label, rows) in enumerate(of_rows.items()):
-            steps, values = _series(rows, name)
+            steps, values = finite_series(rows, name)
             if name.startswith("train/"):
                 values = _smooth(values)
-            axes.plot(steps, values, label=label, **_style(i))
+            axes.plot(steps, values, label=label, **line_style(i))
         axes.set_title(panel, fontsize=10)
         _finish(axes, name.replace("/", " "))
     figure.savefig(path, dpi=150)
@@ -166,7 +166,7 @@ def fits(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str
         axes.plot(task["x"], task["true"], **true)
         for i, (steps, values) in enumerate(task["predicted"].items()):
             label = "before" if steps == 0 else f"{steps} step" + "s" * (steps > 1)
-            axes.plot(task["x"], values, label=label, **_style(i))
+            axes.plot(task["x"], values, label=label, **line_style(i))
         axes.plot(*task["support"], "^", color=COLORS[3], label="support")
         axes.set_xlabel("x")
         frame(axes)
@@ -230,12 +230,12 @@ def new_figure(title: str, inches: tuple[float, float]):
     return figure
 
 
-def _style(i: int) -> dict[str, str]:
+def line_style(i: int) -> dict[str, str]:
     """Colour and line style of the i-th line."""
     return {"color": COLORS[i % len(COLORS)], "linestyle": _STYLES[i % len(_STYLES)]}
 
 
-def _series(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
+def finite_series(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of the rows that have a finite value."""
     pairs = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
     steps, values = zip(*pairs, strict=True) if pairs else ((), ())
@@ -259,10 +259,10 @@ def _draw_test(axes, name: str, test: Mapping[str, Any]) -> None:
 
 
 def _draw_run(axes, name: str, rows: Sequence[Row]) -> None:
-    steps, values = _series(rows, f"train/{name}")
+    steps, values = finite_series(rows, f"train/{name}")
     axes.plot(steps, values, color=COLORS[0], alpha=0.25, linewidth=0.8)
     axes.plot(steps, _smooth(values), color=COLORS[0], label="training")
-    validated = _series(rows, f"validation/{name}")
+    validated = finite_series(rows, f"validation/{name}")
     if len(validated[0]):
         axes.plot(*validated, "o--", color=COLORS[1], markersize=4, label="validation")
 
@@ -278,7 +278,7 @@ def _draw_groups(axes, name: str, rows: Sequence[Row], groups: Mapping[str, Sequ
         values = np.ma.masked_invalid(values[kept])
         if split == "train":
             values = np.stack([_smooth(v) for v in values.T], 1)
-        style = _style(i)
+        style = line_style(i)
         seeds = f"{len(members)} seeds" if len(members) > 1 else ""
         label = ", ".join(filter(None, [split, label, seeds]))
         axes.plot(steps, values.mean(1), label=label, **style)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from experiments.choices.outer import METRICS
-from experiments.report import analysis_section, run_pictures
+from experiments.report import analysis_section, confusion, run_pictures
 from experiments.report.document import (
     Block,
     Code,
@@ -29,7 +29,13 @@ from experiments.report.table import LONG_NAMES
 from experiments.run_folder import folder
 from experiments.run_folder.folder import Row
 from experiments.run_folder.progress import duration
-from experiments.run_folder.results import Results, Test, is_share, read_results
+from experiments.run_folder.results import (
+    Results,
+    Test,
+    is_share,
+    read_results,
+    steps_in_words,
+)
 from experiments.run_folder.task_values import read_task_values
 from experiments.settings.config import KEYS
 from experiments.settings.record import settings_of
@@ -129,7 +135,8 @@ def _document(run: _Run, examples, command: str) -> Document:
         Section("Training", [*_curves(run), *_replicas(run)]),
         Section("Test tasks", [*_episode(run), *_fits(run, examples)]),
         Section("What each test task got", list(_tasks(run))),
-        Section("Analyses", analysis_section.blocks(run.workdir, run.left_out)),
+        Section("Confused classes", confusion.blocks(run.workdir, run.left_out)),
+        Section("Analyses", _analyses(run)),
         Section("How it was run", list(_how(run, command))),
     ]
     if not any(isinstance(block, Picture) for section in sections for block in section.blocks):
@@ -187,7 +194,7 @@ def _of(run: _Run, test: Test) -> str:
     words = [f"{test['num_tasks']} tasks"]
     if "num_seeds" in test:
         words = [f"{test['num_seeds']} seeds of {words[0]}"]
-    words += [f"{test['num_steps']} inner step" + "s" * (test["num_steps"] != 1), test["predicts"]]
+    words += [steps_in_words(test["num_steps"]), test["predicts"]]
     if both:
         words.append(_mode(test))
     return ", ".join(filter(None, [*words, str(test.get("run", ""))]))
@@ -368,6 +375,12 @@ def _hardest(run: _Run, values: np.ndarray) -> Table:
     header = ["task", "seed", LONG_NAMES.get(metric, metric), *(["classes"] if named else [])]
     caption = 'The hardest test tasks. Task i has the key task_keys(key(seed), "test", i, 1).'
     return Table(caption, header, rows)
+
+
+def _analyses(run: _Run) -> list[Block]:
+    """What was found over training, and what `experiments.analyze` has found since."""
+    over_training = analysis_section.blocks_over_training(run.rows, run.workdir)
+    return [*over_training, *analysis_section.blocks(run.workdir, run.left_out)]
 
 
 def _test_key(seed: int, task: int):

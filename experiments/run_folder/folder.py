@@ -7,6 +7,7 @@ results.json        the final test
 report.html, .md    the run on a page
 report/             pictures of the page
 task_values.npz     what every test task got
+confusion.json      which classes of the test are confused most
 lock                the process that is at work in the folder
 last/, best/        checkpoints: to resume from, and to test
 tensorboard/        the reports for TensorBoard
@@ -30,6 +31,7 @@ METRICS = "metrics.jsonl"
 RESULTS = "results.json"
 REPORT, REPORT_MARKDOWN, REPORT_PICTURES = "report.html", "report.md", "report"
 TASK_VALUES = "task_values.npz"
+CONFUSION = "confusion.json"
 LOCK = "lock"
 LAST, BEST = "last", "best"
 TENSORBOARD = "tensorboard"

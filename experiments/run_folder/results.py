@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,14 @@ def read_results(workdir: str | os.PathLike) -> Results:
         ) from None
 
 
+def versions() -> dict[str, str]:
+    """Package to version, of this project and of what it computes with."""
+    import cml_jax
+
+    others = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+    return others | {"cml_jax": cml_jax.__version__}
+
+
 def interval(metric: str, values: Any) -> dict[str, float | int]:
     """The mean of a metric and its 95% interval.
 
@@ -177,6 +186,15 @@ def is_share(metric: str) -> bool:
     return metric.rpartition("/")[2].endswith("accuracy")
 
 
+def steps_in_words(num_steps: int) -> str:
+    """A number of inner steps.
+
+    >>> steps_in_words(0), steps_in_words(1), steps_in_words(3)
+    ('no inner steps', '1 inner step', '3 inner steps')
+    """
+    return f"{num_steps or 'no'} inner step" + "s" * (num_steps != 1)
+
+
 def describe(metric: str, test: Test, both_modes: bool = False) -> str:
     """A test in words.
 
@@ -197,7 +215,7 @@ def describe(metric: str, test: Test, both_modes: bool = False) -> str:
     else:
         number = f"{metric} {value:.4f} ± {half:.4f}"
     mode = ", all queries at once" if test["transductive"] else ", each query alone"
-    steps = f"{test['num_steps']} inner step" + "s" * (test["num_steps"] != 1)
+    steps = steps_in_words(test["num_steps"])
     tasks = f"{test['num_tasks']} tasks"
     if "num_seeds" in test:
         tasks = f"{test['num_seeds']} seeds of {tasks}"

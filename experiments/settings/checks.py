@@ -164,12 +164,13 @@ def _check_classes(values: dict[str, Any], row: Any) -> None:
 
 def _check_rules(values: dict[str, Any], read: Collection[str]) -> None:
     """Checks the rules between settings that do not follow from rows."""
-    if not values["eval.num_steps"]:
+    if "eval.num_steps" in read and not values["eval.num_steps"]:
         raise ConfigError("eval.num_steps=(): name at least one number of inner steps, as in (1,3)")
     for name in _NOT_IDLE:
         if name not in read and values[name] != KEYS[name].default:
             raise ConfigError(unread_key(name, values))
     _check_sweep(values, read)
+    _check_analyses(values)
     weighting = WEIGHTINGS[values["weighting"]]
     if weighting.compares and values["tasks_per_step"] == 1:
         raise ConfigError(
@@ -200,6 +201,21 @@ def _check_sweep(values: dict[str, Any], read: Collection[str]) -> None:
             raise ConfigError(f"{name}={value} in sweep_values: needs {describe_key(KEYS[name])}")
     if len(set(swept)) < max(1, len(swept)):
         raise ConfigError(f"sweep_values={swept}: name each value once")
+
+
+def _check_analyses(values: dict[str, Any]) -> None:
+    every, method = values["eval.analyze_every"], METHODS[values["method"]]
+    if every % values["eval.every"]:
+        raise ConfigError(
+            f"eval.analyze_every={every} with eval.every={values['eval.every']}: analyses are made "
+            "at validations, choose a multiple"
+        )
+    alone = method.all_classes or values["co_learner"] in ("", "none")
+    if every and alone and not method.has_inner_steps:
+        raise ConfigError(
+            f"eval.analyze_every={every} with method={values['method']}, which has no inner steps "
+            "and no co-learner to analyse: leave it out"
+        )
 
 
 def _check_hosts(values: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """The command line and its help. Every mistake is one line, printed before jax is loaded."""
 
 import difflib
-import itertools
 import re
 import sys
 import traceback
@@ -159,17 +158,59 @@ def _help() -> str:
         "",
         "Settings, with the defaults that a config file may change:",
     ]
-    heads: dict[str, str] = {}  # the setting of a choice, to the heading that it is under
-    for table, rows in TABLES.items():
-        for name in itertools.chain.from_iterable(rows.values()):
-            who = ", ".join(row for row, keys in rows.items() if row and name in keys)
-            heads.setdefault(name, f"Read by {table}={who}:")
-    lines += [_help_line(name) for name in KEYS if name not in heads]
-    for head in dict.fromkeys(heads.values()):
-        lines += ["", head, *(_help_line(name) for name in heads if heads[name] == head)]
+    grouped: dict[str, dict[str, list[str]]] = {title: {} for title in _GROUPS}
+    for name in KEYS:
+        table = next((t for t in TABLES if any(name in keys for keys in TABLES[t].values())), "")
+        grouped[_group(name, table)].setdefault(_readers(name, table), []).append(name)
+    for title, by_readers in grouped.items():
+        lines += ["", title]
+        for readers in sorted(by_readers, key=lambda text: (bool(text), "=" in text, -len(text))):
+            lines += [f"  {readers}"] if readers else []
+            lines += map(_help_line, by_readers[readers])
     return "\n".join(lines)
+
+
+# The groups of --help: how the names of their settings begin, and those of the tables whose rows
+# read the others. The last takes what is left.
+_GROUPS = {
+    "Data set": ("data.",),
+    "Network": ("model.",),
+    "Method": ("method", "inner_optimizer", "loss"),
+    "Co-learner": ("co_learner",),
+    "Task weights": ("weighting",),
+    "Outer loop": (
+        "outer_",
+        "weight_decay",
+        "max_gradient",
+        "tasks_per",
+        "train_",
+        "non_",
+        "init_",
+    ),
+    "Evaluation": ("eval.", "metric"),
+    "Program": ("",),
+}
+
+
+def _group(name: str, table: str) -> str:
+    by_name = next(title for title, begin in _GROUPS.items() if name.startswith(begin))
+    if by_name != "Program" or not table:
+        return by_name
+    return next(title for title, begin in _GROUPS.items() if table.startswith(begin))
+
+
+def _readers(name: str, table: str) -> str:
+    """Which rows read a setting: "Read by method=anil, boil:"; "" where it is always read."""
+    if not table:
+        return ""
+    rows = {row: name in keys for row, keys in TABLES[table].items() if row}
+    read, others = ([row for row, reads in rows.items() if reads == own] for own in (True, False))
+    if len(others) < len(read) and len(read) > 3:
+        return f"Read by every {table}{' but ' if others else ''}{', '.join(others)}:"
+    return f"Read by {table}={', '.join(read)}:"
 
 
 def _help_line(name: str) -> str:
     key = KEYS[name]
-    return f"  --config.{name}={key.default!r}".ljust(46) + f" {key.meaning} [{describe_key(key)}]"
+    said = f"    --config.{name}={key.default!r}".ljust(44)
+    return f"{said} {key.meaning} [{describe_key(key)}]"

@@ -47,7 +47,6 @@ _GENERAL = {
     "weighting": choice("uniform", WEIGHTINGS, "weights of the tasks in the outer loop"),
     "loss": choice("auto", ("auto", *LOSSES), "loss of both loops; auto: the data set's own"),
     "metric": choice("auto", ("auto", *METRICS), "what is scored; auto: the data set's own"),
-    "num_steps": Key(1, (1, 10_000), "inner steps in training"),
     "precision": Key(
         "default",
         ("default", "float32", "tensorfloat32", "bfloat16"),
@@ -75,11 +74,13 @@ _GENERAL = {
     "model.name": choice("conv4", NETWORKS, "network"),
     "eval.num_tasks": Key(1000, (2, 10_000_000), "test tasks"),
     "eval.queries": Key(15, (1, 100_000), "query examples per class at validation and test"),
-    "eval.num_steps": Key((1, 3), (0, 10_000), "inner steps at test, each scored; 0: as trained"),
     "eval.patience": Key(
         0, (0, 2**31 - 1), "validations without a better one that end training; 0: never"
     ),
     "eval.every": Key(250, COUNT, "meta-steps between validations"),
+    "eval.analyze_every": Key(
+        0, (0, 2**31 - 1), "meta-steps between analyses, in multiples of eval.every; 0: none"
+    ),
     "eval.validation_tasks": Key(200, (2, 10_000_000), "tasks of a validation"),
     "plan.chunk": Key(0, (0, 1_000_000), "tasks computed side by side; 0: chosen by the device"),
     "plan.devices": Key(0, (0, 65_536), "devices that share the tasks; 0: chosen"),
@@ -111,7 +112,7 @@ KEYS: dict[str, Key] = _GENERAL | _OF_ROWS
 
 # What may change when a run resumes: where its files are, how fast it is, how often it reports, and
 # the final test. None of these changes the parameters or which checkpoint is best.
-_FREE = ("plan.", "hosts.", "data.dir", "eval.num_tasks", "eval.num_steps")
+_FREE = ("plan.", "hosts.", "data.dir", "eval.num_tasks", "eval.num_steps", "eval.analyze_every")
 _FREE += ("checkpoint_every_minutes", "log_every_seconds", "tensorboard", "non_finite")
 
 

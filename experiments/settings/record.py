@@ -45,8 +45,8 @@ def record(
     """Writes `config.json` before training has begun; afterwards compares the config with it.
 
     Training has begun where there are reports or checkpoints. Then these settings may differ:
-    plan.*, hosts.*, data.dir, eval.num_tasks, eval.num_steps, tensorboard, non_finite,
-    checkpoint_every_minutes and log_every_seconds; with `evaluate`, all of eval.*.
+    plan.*, hosts.*, data.dir, eval.num_tasks, eval.num_steps, eval.analyze_every, tensorboard,
+    non_finite, checkpoint_every_minutes and log_every_seconds; with `evaluate`, all of eval.*.
 
     Args:
       config: The checked config.

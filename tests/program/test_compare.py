@@ -13,6 +13,7 @@ from experiments.report.comparison import (
     read_runs,
     settings_that_differ,
     why_not_the_same_tasks,
+    with_repeats,
 )
 from experiments.run_folder.metrics_file import MetricsFile
 from experiments.run_folder.results import Results, interval, read_results
@@ -39,7 +40,7 @@ def made(workdir, values, **changes):
         validation={"mse": 1.0, "step": 3},
         test=test,
         test_all=[test],
-        seed=0,
+        seed=changes.get("seed", 0),
         wall_seconds=1.0,
     ).write(workdir)
     write_task_values(workdir, [values])
@@ -84,7 +85,6 @@ def test_runs_on_the_same_tasks(runs):
 
 
 CHANGES = {
-    "seed": ("results", {"seed": 1}, "seed 0 and 1"),
     "data": ("results", {"data": "glyphs"}, "data sinusoid and glyphs"),
     "split": ("results", {"split_hash": "abc"}, "split  and abc"),
     "shots": ("protocol", {"shots": 6}, "shots 5 and 6"),
@@ -133,6 +133,59 @@ def test_the_command(runs, tmp_path, capsys):
     assert "](a.svg)" in markdown and (tmp_path / "a.svg").exists()
     page = (tmp_path / "b.html").read_text()
     assert "data:image/svg+xml," in page and "-1.0000&nbsp;±&nbsp;" in page
+
+
+REPEATS = {"slow": (0.02, 0), "fast": (0.05, 0.5)}
+
+
+@pytest.fixture(scope="module")
+def repeats(tmp_path_factory):
+    """Two settings with three seeds each, in the order in which a shell names them."""
+    folder, made_of = tmp_path_factory.mktemp("repeats"), []
+    rng = np.random.default_rng(0)
+    tasks = rng.normal(2, 1, (3, 4))
+    for name, (rate, less) in REPEATS.items():
+        for seed in range(3):
+            values = tasks[seed] - less + rng.normal(0, 0.1, 4)
+            made_of.append(
+                made(folder / name / str(seed), values, seed=seed, inner_learning_rate=rate)
+            )
+    return made_of
+
+
+def test_runs_that_differ_in_the_seed_are_repeats_of_one(repeats):
+    slow, fast = with_repeats(read_runs(repeats))
+    assert (slow.seeds, fast.seeds) == ([0, 1, 2], [0, 1, 2])
+    assert [path.parent.name for path in repeats[::3]] == [
+        run.label.rpartition("/")[2] for run in (slow, fast)
+    ]
+    each = read_runs(repeats)
+    first, second = (
+        np.array([run.values.mean(dtype=float) for run in own]) for own in (each[:3], each[3:])
+    )
+    limits = stats.ttest_rel(second, first).confidence_interval(0.95)
+    found = difference(slow.values, fast.values)
+    np.testing.assert_allclose(
+        found["difference"] + found["ci95"] * np.array([-1, 1]), limits, rtol=1e-5
+    )
+    alone = stats.t.interval(0.95, 2, slow.results.test["mse"], stats.sem(first))
+    assert slow.results.test["ci95"] == pytest.approx((alone[1] - alone[0]) / 2, rel=1e-5)
+    assert settings_that_differ([slow, fast]) == {"inner_learning_rate": [0.02, 0.05]}
+    assert why_not_the_same_tasks(slow, fast) == ""
+
+
+def test_the_command_on_repeats(repeats, capsys):
+    names = [str(path) for path in repeats]
+    assert compare.main(names) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "3 seeds of 4 tasks" in said and said.count(" lower ") == 1
+    # Seed 1 alone is in both.
+    assert compare.main([*names[:2], *names[4:]]) == 0
+    said = capsys.readouterr().out
+    assert "| lower" in said and "| 4 tasks" in said and "| seed " in said
+    # Nothing else to compare: each by itself.
+    assert compare.main(names[:2]) == 0
+    assert "cannot be paired: seed 0 and seed 1" in capsys.readouterr().out
 
 
 def test_mistakes_are_one_line(runs, tmp_path, capsys):

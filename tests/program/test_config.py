@@ -226,6 +226,20 @@ def test_help_names_every_setting():
     assert result.returncode == 0
     assert all(f"--config.{name}=" in result.stdout for name in KEYS)
     assert "configs/glyphs.py" in result.stdout
+    groups = re.split(r"\n\n(?=[A-Z][A-Za-z -]+\n)", result.stdout)
+    for title, name in {
+        "Data set": "data.ways",
+        "Network": "model.name",
+        "Method": "num_steps",
+        "Co-learner": "co_learner_scale",
+        "Task weights": "agreement_cut",
+        "Outer loop": "outer_optimizer",
+        "Evaluation": "eval.num_steps",
+        "Program": "sweep_values",
+    }.items():
+        (group,) = (text for text in groups if text.startswith(f"{title}\n"))
+        assert f"--config.{name}=" in group
+    assert "Read by every method but proto_net, linear_probing:" in result.stdout
 
 
 def test_flags_are_parsed_before_jax_is_loaded():

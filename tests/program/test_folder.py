@@ -119,7 +119,7 @@ def test_a_test_in_words():
     assert str(both) == said[:-1] + ", all queries at once)"
     other = TEST | {"mse": 0.25, "num_seeds": 5, "run": "radius 0.1", "num_steps": 0}
     assert describe("mse", other | {"transductive": False}, True) == (
-        "radius 0.1: mse 0.2500 ± 0.0021 (5 seeds of 1000 tasks, 0 inner steps, meta-learner, "
+        "radius 0.1: mse 0.2500 ± 0.0021 (5 seeds of 1000 tasks, no inner steps, meta-learner, "
         "each query alone)"
     )
 

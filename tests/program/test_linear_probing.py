@@ -25,7 +25,7 @@ from cml_jax.models import conv4, gcn, resnet12
 from cml_jax.tasks import ImagePool, augment, minibatch
 from cml_jax.tasks.members import consecutive_members
 from configs.nodes import get_config
-from experiments import build, linear_probing
+from experiments import build, linear_probing, make_report
 from experiments.build import nodes
 from experiments.choices.data_sets import DATA_SETS
 from experiments.run_folder.results import read_results
@@ -298,8 +298,17 @@ def test_the_command_stores_what_it_prints(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     results = read_results(tmp_path / "a[1]")
-    assert results.method == "linear probing" and results.test["num_tasks"] == 10
+    assert results.method == "linear_probing" and results.test["num_tasks"] == 10
     assert done.stdout == f"test: {results}\n" and "logistic regression" in done.stdout
+    page = (tmp_path / "a[1]" / "report.html").read_text()
+    for words in (
+        "linear_probing on block_graph 2-way 1-shot",
+        "weight_decay",
+        "jaxlib",
+    ):
+        assert words in page
+    assert make_report.problem_at_hand(tmp_path / "a[1]") is not None
+    assert "Failed or left out" not in page
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 0 and again.stdout.startswith("finished: ")
     assert again.stdout.splitlines()[1:] == [f"test: {results}"]

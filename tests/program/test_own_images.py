@@ -73,6 +73,14 @@ def test_it_trains_with_one_command(photographs, tmp_path):
     expected |= {"from": "pictures in a folder", "fit": "squash", "identical_in_two_splits": 0}
     assert expected.items() <= made["images"].items()
     assert made["data"] == "folder" and len(made["split_hash"]) == 16
+    # Ten test tasks of three queries of each of the two test classes.
+    confusion = json.loads((tmp_path / "run" / "confusion.json").read_text())
+    wrong = round(60 * (1 - made["test"]["accuracy"]))
+    assert confusion["num_tasks"] == 10
+    assert [(row["queries"], row["wrong"]) for row in confusion["pairs"]] == [(60, wrong)]
+    assert sum(row["wrong"] for row in confusion["classes"]) == wrong > 0
+    pair = " and ".join(confusion["pairs"][0]["classes"])
+    assert pair in (tmp_path / "run" / "report.html").read_text()
 
 
 def split_file(tmp_path):

@@ -145,14 +145,20 @@ def test_again_with_analyses(workdir, capsys):
     """Pictures that the command cannot make again stay; a picture that is none is left out."""
     (workdir / "analysis").mkdir()
     (workdir / "analysis" / "similarity.png").write_bytes(b"<svg onload=alert(1)>")
-    found = {"step": 3, "similarity": {"head": {"mean": 0.5, "sd": 0.25}}}
+    layers = {"body": {"mean": 1.0, "sd": 0.0}, "head": {"mean": 0.5, "sd": 0.25}}
+    found = {"step": 3, "num_tasks": 8, "similarity": layers, "agreement": {"weights": "none"}}
+    with open(workdir / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "analysis/step_length": 2.0}\n')
     found |= {"left_out": {"features": "tasks have no classes"}}
     (workdir / "analysis.json").write_text(json.dumps(found))
     assert make_report.main([f"--workdir={workdir}"]) == 0
     assert capsys.readouterr().out == f"report: {workdir / 'report.html'}\n"
     page = check_page((workdir / "report.html").read_text())
-    for word in ("0.5, sd 0.25", "features: tasks have no classes", "similarity: no PNG"):
+    words = ["0.5, sd 0.25", "features: tasks have no classes", "similarity: no PNG"]
+    words += ["Over 8 tasks, adaptation changes head (0.50) most and body (1.00) least (CKA)."]
+    for word in [*words, "The weighted step's length goes from 2.00 to 2.00 times the mean's"]:
         assert word in page.text
+    assert any(image["alt"].startswith("Agreement over training") for image in page.all("img"))
     assert "](report/fits.svg)" in (workdir / "report.md").read_text()
     (workdir / "analysis.json").write_text("{")
     assert make_report.main([f"--workdir={workdir}"]) == 0

@@ -101,6 +101,8 @@ GLYPHS, SINUSOID = of(), of(data__name="sinusoid", model__name="mlp")
         (GLYPHS, "data.dir", "data.name=omniglot", "data.name=glyphs reads data.ways:"),
         (of(method="fomaml"), "first_order", "method=maml", "method=fomaml reads"),
         (of(method="anil"), "body_rate", "method=maml", "method=anil reads"),
+        (of(method="proto_net"), "num_steps", "method=maml or", "method=proto_net reads nothing"),
+        (of(method="proto_net"), "eval.num_steps", "method=maml or", "method=proto_net reads"),
         (of(inner_optimizer="adam"), "body_rate", "inner_optimizer=sgd", "adam reads nothing"),
         (GLYPHS, "sweep_values", "sweep=inner_learning_rate or", "sweep=none reads nothing"),
         (
