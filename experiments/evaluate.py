@@ -1,7 +1,7 @@
 """The final test of the best checkpoint: numbers, each with its interval."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from experiments.run_folder import folder
 from experiments.run_folder.checkpoints import Checkpoints
 from experiments.run_folder.results import Results, describe, interval, versions
 from experiments.run_folder.task_values import write_task_values
-from experiments.score import scorer
+from experiments.score import Scores
 from experiments.settings.record import record_data
 from experiments.train import health_check, initial_state
 
@@ -34,6 +34,7 @@ def evaluate(
     plan: Plan,
     schedule: Schedule,
     workdir: Path,
+    score: Mapping[str, Callable[..., Scores]],
     about: Mapping[str, Any],
 ) -> Results | None:
     """Tests the best checkpoint; writes results.json and the pictures.
@@ -49,6 +50,7 @@ def evaluate(
       plan: How the run is laid out on the devices.
       schedule: How the run was trained, and how much it is tested.
       workdir: The run's folder.
+      score: What `scorers` returned; after training in the same process some are compiled.
       about: What results.json says of the settings: "method", "protocol", ...
 
     Returns:
@@ -73,17 +75,13 @@ def evaluate(
     rows, values_of_rows, confusion = [], [], None
     labels = learner.replicas.groups()
     modes = (True, False) if problem.batch_statistics else (True,)
-    scorers = {
-        who: scorer(learner, problem, plan, lambda steps, who=who: learner.tested(steps)[who])
-        for who in learner.tested(schedule.test_steps[0])
-    }
     for steps in schedule.test_steps:
-        for who, score in scorers.items():
+        for who, score_tasks in score.items():
             for transductive in modes:
                 if stop_requested():
                     raise KeyboardInterrupt
                 row = {"predicts": who, "num_steps": steps, "transductive": transductive}
-                scores = score(params, feed, schedule.test_tasks, steps, transductive)
+                scores = score_tasks(params, feed, schedule.test_tasks, steps, transductive)
                 values = scores.values.reshape(-1, schedule.test_tasks)
                 if not rows:  # of the headline
                     confusion = scores.confusion

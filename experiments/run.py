@@ -1,7 +1,7 @@
 """One run, from a config to results: what `main` and notebooks call."""
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,15 +20,17 @@ from experiments.settings.record import changed, record, rewrite
 if TYPE_CHECKING:
     from experiments.build import Learner, Problem, Schedule
     from experiments.machine.devices import Plan
+    from experiments.score import Scores
 
 
 class Parts(NamedTuple):
-    """What a run is made of: see `experiments.train.train`, which takes all but `about`."""
+    """What a run is made of: see `experiments.train.train` and `experiments.evaluate.evaluate`."""
 
     learner: "Learner"
     problem: "Problem"
     plan: "Plan"
     schedule: "Schedule"
+    score: "dict[str, Callable[..., Scores]]"
     about: dict[str, Any]
 
 
@@ -126,6 +128,7 @@ def assemble(config: ConfigDict, problem: "Problem | None" = None) -> Parts:
     from experiments import build
     from experiments.machine.devices import make_plan
     from experiments.machine.feed import gather_on_host
+    from experiments.score import scorers
 
     settings = flat(config)
     with _mistakes():
@@ -144,7 +147,8 @@ def assemble(config: ConfigDict, problem: "Problem | None" = None) -> Parts:
         )
     about = _about(settings, made, own=problem is not None)
     plan = plan._replace(gather=gather)
-    return Parts(learner, made, plan, build.schedule(settings), about)
+    schedule = build.schedule(settings)
+    return Parts(learner, made, plan, schedule, scorers(learner, made, plan), about)
 
 
 def train(config: ConfigDict, parts: Parts, workdir: Path) -> bool:
@@ -158,7 +162,7 @@ def train(config: ConfigDict, parts: Parts, workdir: Path) -> bool:
         from experiments.run_folder.init_from import with_body_of
 
         begin = partial(with_body_of, config.init_from)
-    return train_parts(*parts[:4], workdir, accept, begin)
+    return train_parts(*parts[:4], workdir, parts.score, accept, begin)
 
 
 def evaluate(parts: Parts, workdir: Path) -> Results | None:
@@ -166,7 +170,7 @@ def evaluate(parts: Parts, workdir: Path) -> Results | None:
     from experiments.evaluate import evaluate as evaluate_parts
 
     with _mistakes():
-        return evaluate_parts(*parts[:4], workdir, parts.about)
+        return evaluate_parts(*parts[:4], workdir, parts.score, parts.about)
 
 
 def _about(settings: Mapping[str, Any], problem: "Problem", own: bool) -> dict[str, Any]:

@@ -35,6 +35,20 @@ class Scores(NamedTuple):
     confusion: np.ndarray | None
 
 
+def scorers(learner: Learner, problem: Problem, plan: Plan) -> dict[str, Callable[..., Scores]]:
+    """Who predicts, as in `Learner.tested`, to its `scorer`; each is compiled when it is called.
+
+    Args:
+      learner: Its replicas are side by side.
+      problem: How a test task is made, and the metric.
+      plan: How many tasks run at a time, and where the result is placed.
+    """
+    return {
+        who: scorer(learner, problem, plan, lambda steps, who=who: learner.tested(steps)[who])
+        for who in learner.tested(learner.num_steps)
+    }
+
+
 def scorer(
     learner: Learner,
     problem: Problem,

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from experiments.run_folder.checkpoints import CheckpointError, Checkpoints
 from experiments.run_folder.folder import BEST, LAST, METRICS, read_rows
 from experiments.run_folder.metrics_file import MetricsFile
 from experiments.run_folder.progress import Progress
-from experiments.score import draw_batch, scorer
+from experiments.score import Scores, draw_batch
 from experiments.settings.record import record_data
 
 _NEW = {"seconds": 0.0, "lost": 0, "best": 0}  # what a checkpoint holds beside the state
@@ -40,6 +40,7 @@ def train(
     plan: Plan,
     schedule: Schedule,
     workdir: Path,
+    score: Mapping[str, Callable[..., Scores]],
     accept: Callable[[], None] | None = None,
     begin: Callable[[MetaState], MetaState] | None = None,
 ) -> bool:
@@ -51,6 +52,7 @@ def train(
       plan: How the run is laid out on the devices.
       schedule: How long, and when it validates, saves and reports.
       workdir: The run's folder.
+      score: What `scorers` returned.
       accept: Called once the checkpoints fit settings that have changed; None where none has.
       begin: Changes the state at step 0, as `with_body_of` does; not called where a run resumes.
 
@@ -64,10 +66,10 @@ def train(
       OSError: A report cannot be written.
     """
     with contextlib.ExitStack() as closing:
-        return _train(learner, problem, plan, schedule, workdir, accept, begin, closing)
+        return _train(learner, problem, plan, schedule, workdir, score, accept, begin, closing)
 
 
-def _train(learner, problem, plan, schedule, workdir, accept, begin, closing):
+def _train(learner, problem, plan, schedule, workdir, score, accept, begin, closing):
     replicas = learner.replicas
     if begin is not None and not (workdir / LAST).exists():  # told before the run has begun
         begin(jax.eval_shape(lambda: initial_state(learner, problem.data["train"])))
@@ -84,7 +86,7 @@ def _train(learner, problem, plan, schedule, workdir, accept, begin, closing):
     )
     for feed in (train_feed, validation_feed):
         closing.enter_context(contextlib.closing(feed))
-    validate = _validation(learner, problem, plan, schedule, validation_feed)
+    validate = _validation(learner, problem, schedule, score, validation_feed)
     count = schedule.tasks_per_step
     analyze = analyses_over_training(learner, problem, plan, count, validation_feed)
     rows = train_feed.rows(count, plan.steps_per_dispatch)
@@ -297,18 +299,14 @@ def _check_reports(schedule, workdir, restored):
         )
 
 
-def _validation(learner, problem, plan, schedule, feed):
+def _validation(learner, problem, schedule, score, feed):
     """`(params) -> (value, report)`: the value that decides which is best, `[]` or `[replicas]`."""
-    scorers = {
-        who: scorer(learner, problem, plan, lambda steps, who=who: learner.validated(steps)[who])
-        for who in learner.validated(learner.num_steps)
-    }
 
     def validate(params):
         values = {}
-        for who, score in scorers.items():
-            found = score(params, feed, schedule.validation_tasks, learner.num_steps, True).values
-            values[f"{who}/{problem.metric_name}"] = np.asarray(found, np.float64).mean(-1)
+        for prefix, who in learner.validated.items():
+            found = score[who](params, feed, schedule.validation_tasks, learner.num_steps, True)
+            values[f"{prefix}/{problem.metric_name}"] = np.asarray(found.values, float).mean(-1)
         report = {}
         for metric, value in values.items():
             report |= _by_replica(learner.replicas, problem, metric, value)

@@ -17,6 +17,8 @@ from experiments.build.resolve import resolve
 from experiments.choices.methods import METHODS
 from experiments.choices.outer import WEIGHTINGS
 
+_CO_LEARNER = "co-learner (released code)"
+
 Settings = Mapping[str, Any]
 Swept = Mapping[str, Any]
 
@@ -32,10 +34,9 @@ class Learner(NamedTuple):
       init: `(swept, data) -> MetaState`.
       meta_step: `(swept, state, tasks, data, remat, chunk) -> (MetaState, metrics)`.
       num_steps: The number of inner steps in training and validation; 0 where there are none.
-      static_steps: Whether the numbers of inner steps that the next two are given must be static.
-      validated: From a number of inner steps to whose validation chooses the checkpoint: a prefix
-        in the reports to `(swept, data) -> Method`. With `eval.best_of=both`, CML-dagger as the
-        released code has it stands for the co-learner.
+      static_steps: Whether the numbers of inner steps that `tested` is given must be static.
+      validated: Whose validation chooses the checkpoint: prefix in the reports to one of `tested`.
+        With `eval.best_of=both`, CML-dagger as the released code has it stands for the co-learner.
       tested: From a number of inner steps to what is scored at test: who predicts, to
         `(swept, data) -> Method`. That is the meta-learner, and with a co-learner CML-dagger too.
     """
@@ -45,7 +46,7 @@ class Learner(NamedTuple):
     meta_step: Callable[..., tuple[MetaState, Metrics]]
     num_steps: int
     static_steps: bool
-    validated: Callable[[Any], dict[str, Callable[[Swept, Any], Method]]]
+    validated: dict[str, str]
     tested: Callable[[Any], dict[str, Callable[[Swept, Any], Method]]]
 
 
@@ -78,19 +79,17 @@ def learner(settings: Settings, problem: Problem) -> Learner:
             {**settings, **swept}, problem, *arguments, **fixed
         )
 
-    validatable = {"validation": base_method}
-    if best_of_both:
-        validatable["validation/co_learner"] = _released
     testable = {row.predicts: base_method}
     if has_cml(settings, problem):
         if row.dagger and not problem.method:
             testable["co-learner (paper)"] = _dagger
-        testable["co-learner (released code)"] = _released
+        testable[_CO_LEARNER] = _released
+    validated = {"validation": row.predicts}
+    if best_of_both:
+        validated["validation/co_learner"] = _CO_LEARNER
 
-    def after(methods):
-        return lambda num_steps: {
-            who: of(method, num_steps=num_steps) for who, method in methods.items()
-        }
+    def tested(num_steps):
+        return {who: of(method, num_steps=num_steps) for who, method in testable.items()}
 
     return Learner(
         replicas(settings),
@@ -98,8 +97,8 @@ def learner(settings: Settings, problem: Problem) -> Learner:
         of(meta_step),
         steps,
         row.static_steps,
-        after(validatable),
-        after(testable),
+        validated,
+        tested,
     )
 
 
