@@ -112,7 +112,7 @@ def _table(rows: list[dict]) -> str:
 def _shares(name: str, times: dict[str, float]) -> str:
     """How long the config's own run takes, and what of it are validations and the test."""
     path, _, text = _WORKLOADS[name][0].partition(":")
-    config = runpy.run_path(path)["get_config"](text or None)
+    config = runpy.run_path(path)["get_config"](*filter(None, [text]))
     # With a warm cache little but the steps is in these parts.
     step = times["10 steps"] / 10
     validation = max(times["10 more, validation"] - times["10 steps"], 0.0)
