@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.report import table
 from experiments.run_folder import folder
 from experiments.run_folder.results import Results, Test, interval, read_results
 from experiments.run_folder.task_values import read_task_values
@@ -152,15 +153,16 @@ def curve_of(entry: Mapping[str, Any], name: str) -> list[folder.Row]:
 
 def how_far(entry: Mapping[str, Any]) -> str:
     """In words, how far the runs of a label got."""
-    said = []
-    for _, cell in sorted(entry["cells"].items()):
-        progress = cell.get("progress")
-        if progress is None:
-            continue
-        text = f"{progress['step']:,}"
-        text += "" if progress["ended"] else f" of {cell['protocol']['train_steps']:,}"
-        said.append(text + (", flat" if progress["flat"] else ", still moving"))
-    return "; ".join(dict.fromkeys(said)) or "-"
+    made = [cell for _, cell in sorted(entry["cells"].items()) if cell.get("progress")]
+    if not made:
+        return "-"
+    text = table.span([cell["progress"]["step"] for cell in made])
+    if not all(cell["progress"]["ended"] for cell in made):
+        text += f" of {made[0]['protocol']['train_steps']:,}"
+    flats = sum(cell["progress"]["flat"] for cell in made)
+    if len(made) == 1:
+        return f"{text}, {'flat' if flats else 'still moving'}"
+    return f"{text}, {flats} of {len(made)} flat"
 
 
 def combined(repeats: Sequence[Results]) -> Results:

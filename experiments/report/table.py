@@ -88,7 +88,7 @@ def of_commands(
     rows = []
     for label, run in runs.items():
         each = run.runs or [{"best_step": run.validation["step"]}]
-        steps = ", ".join(dict.fromkeys(str(one["best_step"]) for one in each))
+        steps = span([one["best_step"] for one in each])
         minutes = "-" if run.wall_seconds is None else f"{run.wall_seconds / 60:.1f}"
         rows.append([label, far[label], steps, minutes, f"`{commands[label]}`"])
     return markdown(["run", "steps", "best step", "minutes of training", "command"], rows)
@@ -182,6 +182,18 @@ def _mean(metric: str, value: float | None) -> str:
     if value is None:
         return "not finite"
     return f"{100 * value:.1f}" if is_share(metric) else f"{value:.3f}"
+
+
+def span(numbers: Sequence[int]) -> str:
+    """A few numbers, or the lowest and the highest of them.
+
+    >>> span([500, 500]), span([1500, 20]), span([90, 30, 10, 340])
+    ('500', '1,500, 20', '10 to 340')
+    """
+    each = list(dict.fromkeys(numbers))
+    if len(each) > 3:
+        return f"{min(each):,} to {max(each):,}"
+    return ", ".join(f"{number:,}" for number in each)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -158,7 +158,7 @@ def test_runs_become_a_page(docs, monkeypatch):
     assert "| A | 60.00 ± 127.06 | - |" in page
     assert "| A + CML | 65.00 ± 63.53 (+5.0 ± 63.5) | - |" in page
     assert "2 test tasks for each of 2 seeds, intervals over seeds, 1 x cpu." in page
-    assert "| 1-shot: A + CML | 40, flat | 7 | 3.0 | `python -m experiments.main" in page
+    assert "| 1-shot: A + CML | 40, 2 of 2 flat | 7 | 3.0 | `python -m experiments.main" in page
     assert "| [own](results/own.md) |" in (docs / "results.md").read_text()
 
     # What was written by hand stays.
