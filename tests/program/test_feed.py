@@ -73,6 +73,15 @@ def test_the_same_run(tmp_path, monkeypatch, devices, block):
 
 
 @pytest.mark.slow
+def test_the_same_analyses(tmp_path):
+    changes = {"method": "fomaml", "train_steps": 4, "eval.analyze_every": 4}
+    for where in ("device", "host"):
+        assert trained(config(**changes, **{"plan.images": where}), tmp_path / where)
+    assert rows(tmp_path / "host") == rows(tmp_path / "device")
+    assert "analysis/step_length" in rows(tmp_path / "host")[-1]
+
+
+@pytest.mark.slow
 def test_a_run_may_go_on_the_other_way(tmp_path):
     straight = outcome(tmp_path / "straight")
     assert trained(config(train_steps=4), tmp_path / "both")
