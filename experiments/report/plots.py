@@ -191,7 +191,10 @@ def histogram(values: np.ndarray, path: str | os.PathLike, title: str, metric: s
     axes.hist(values, bins(values), color=COLORS[0], edgecolor=COLORS[0], alpha=0.6)
     axes.axvline(values.mean(), color=COLORS[1], linestyle="--", label="mean")
     if is_share(metric):
-        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+        # A bar around 100% ends above it, where there is nothing to read.
+        axes.xaxis.set_major_formatter(
+            lambda value, _: f"{100 * value:g}%" * (-0.01 < value < 1.01)
+        )
     axes.set_xlabel(LONG_NAMES.get(metric, metric))
     axes.set_ylabel("test tasks")
     frame(axes)
