@@ -1,10 +1,9 @@
 """What a user waits for: seconds from the command to the first report, and to the end.
 
-    python -m benchmarks.wait [--workloads=glyphs,omniglot] [--runs=3]
+    python -m benchmarks.wait [--starts=glyphs,omniglot] [--rounds=3]
 
-Every workload is started twice in each of `--runs` rounds, with an empty cache (of data and of
-compiled programs) and with what that start left in it, and makes 20 meta-steps, one validation and
-the config's test. The times are those at which the program's messages appear; the table has their
+Every workload is started twice in each round, with an empty cache (of data and of compiled programs)
+and with what that start left in it, and makes 20 meta-steps, one validation and the config's test. The times are those at which the program's messages appear; the table has their
 medians. "whole run" is the config's own number of meta-steps and validations at the pace that was
 measured after compilation, and the share of it that its validations and its test take.
 """
@@ -32,9 +31,9 @@ _WORKLOADS = {
     "cifar_fs": ("configs/cifar_fs.py:5way-1shot", ()),
     "nodes": ("configs/nodes.py", ("data.name=citeseer",)),
 }
-_NAMES = flags.DEFINE_list("workloads", list(_WORKLOADS), "what to start")
-_RUNS = flags.DEFINE_integer("runs", 1, "rounds", lower_bound=1)
-_OUT = flags.DEFINE_string("out", "", "a JSON file of all times, or nothing")
+_NAMES = flags.DEFINE_list("starts", list(_WORKLOADS), "what to start")
+_ROUNDS = flags.DEFINE_integer("rounds", 1, "how often", lower_bound=1)
+_TIMES = flags.DEFINE_string("times", "", "a JSON file of all times, or nothing")
 
 _STEPS = 20
 # The message that ends a part of the start; what is between it and the one before is the part.
@@ -52,13 +51,13 @@ def main(_):
     for name in _NAMES.value:
         if name not in _WORKLOADS:
             raise app.UsageError(f"no workload {name}: choose from {', '.join(_WORKLOADS)}")
-        for _ in range(_RUNS.value):
+        for _ in range(_ROUNDS.value):
             with tempfile.TemporaryDirectory() as cache:
                 for state in ("cold", "warm"):
                     rows.append({"workload": name, "cache": state, **_start(name, cache)})
                     print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    if _OUT.value:
-        files.write_json(Path(_OUT.value), rows)
+    if _TIMES.value:
+        files.write_json(Path(_TIMES.value), rows)
     print(_table(rows))
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import picture, profile, programs, report, step
+from benchmarks import picture, profile, programs, report, step, wait
 from benchmarks.workloads import WORKLOADS
 
 ROOT = Path(__file__).parents[2]
@@ -248,3 +248,26 @@ def test_torch_takes_the_same_step(tmp_path, monkeypatch):
     theirs = json.loads(done.stdout.splitlines()[-1])
     assert theirs["first_loss"] == pytest.approx(ours["first_loss"], rel=1e-5)
     assert ours["tasks_per_second"] == pytest.approx(2e3 / ours["ms_median"])
+
+
+def test_what_a_user_waits_for():
+    """Medians of two rounds; the whole run at the pace after compilation, by hand."""
+    parts = ["import, settings", "data", "trace, compile", "10 steps", "10 more, validation"]
+    parts.append("test, report")
+    rows = [
+        {"workload": "sinusoid", "cache": "warm", **dict(zip(parts, times, strict=True))}
+        for times in ([2, 1, 3, 0.1, 0.6, 5], [4, 1, 3, 0.1, 0.6, 5])
+    ]
+    [_, _, line] = wait._table(rows).splitlines()
+    # 70,000 steps of 0.01 s, 28 validations of 0.5 s and a test of 5 s: 719 s.
+    assert line == (
+        "| sinusoid | warm | 3.0 | 1.0 | 3.0 | 0.1 | 0.6 | 5.0 | **7.1** | 12.7 | 12 min, 2% + 1% |"
+    )
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_start_are_found(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    times = wait._start("sinusoid", str(tmp_path))
+    assert list(times) == [*wait._PARTS, "test, report"]
+    assert all(seconds >= 0 for seconds in times.values()) and times["trace, compile"] > 0.1
