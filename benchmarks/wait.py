@@ -2,8 +2,9 @@
 
     python -m benchmarks.wait [--starts=glyphs,omniglot] [--rounds=3]
 
-Every workload is started twice in each round, with an empty cache (of data and of compiled programs)
-and with what that start left in it, and makes 20 meta-steps, one validation and the config's test. The times are those at which the program's messages appear; the table has their
+Every workload is started twice in each round, with an empty cache (of data and of compiled
+programs) and with what that start left in it, and makes 20 meta-steps, one validation and the
+config's test. The times are those at which the program's messages appear; the table has their
 medians. "whole run" is the config's own number of meta-steps and validations at the pace that was
 measured after compilation, and the share of it that its validations and its test take.
 """
