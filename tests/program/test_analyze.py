@@ -140,10 +140,8 @@ def test_nodes_one_task_a_step(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "method", sorted(SETTINGS.keys() - {"maml", "fomaml", "boil"})
-)  # MAML's, above
-def test_every_method(tmp_path, method):
+@pytest.mark.parametrize("method", sorted(SETTINGS.keys() - {"maml", "fomaml", "boil"}))
+def test_every_method_beside_mamls_kind(tmp_path, method):
     beside = {} if method == "collaborative" else {"co_learner": "mlp"}
     run(sinusoids(method, **beside), tmp_path / "run")
     check_files(tmp_path / "run", analyze(tmp_path / "run", num_tasks=4), {"features"})
