@@ -193,6 +193,8 @@ def _with_values(test: Test, of_tasks: np.ndarray) -> dict[str, Any]:
     """A test with what pairs it with that of another run: the means of its seeds, or its tasks."""
     if len(of_tasks) > 1:
         return {**test, "values": of_tasks.mean(1, dtype=float).tolist()}
+    if not test["transductive"]:  # the table pairs runs with all queries at once
+        return dict(test)
     return {**test, "task_values": np.round(of_tasks[0].astype(float), 4).tolist()}
 
 
