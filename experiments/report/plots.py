@@ -192,9 +192,7 @@ def histogram(values: np.ndarray, path: str | os.PathLike, title: str, metric: s
     axes.axvline(values.mean(), color=COLORS[1], linestyle="--", label="mean")
     if is_share(metric):
         # A bar around 100% ends above it, where there is nothing to read.
-        axes.xaxis.set_major_formatter(
-            lambda value, _: f"{100 * value:g}%" * (-0.01 < value < 1.01)
-        )
+        axes.xaxis.set_major_formatter(lambda x, _: f"{100 * x:g}%" if x < 1.001 else "")
     axes.set_xlabel(LONG_NAMES.get(metric, metric))
     axes.set_ylabel("test tasks")
     frame(axes)
