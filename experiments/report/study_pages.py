@@ -82,7 +82,8 @@ def page_parts(name: str, study: Study, results: Path, title: str) -> dict[str, 
     if seeds := first.test.get("num_seeds"):
         tasks += f" for each of {seeds} seeds, intervals over seeds"
     missing = [label for label in (*study.runs, *study.probes) if label not in stored]
-    left = f"\n\nNot run yet: {', '.join(missing)}." if missing else ""
+    more = f", and {len(missing) - 6} more" if len(missing) > 6 else ""
+    left = f"\n\nNot run yet: {'; '.join(missing[:6])}{more}." if missing else ""
     pictures = [f"![{title}]({name}.png)"]
     for label in order:
         file = f"{name}-{file_name(label)}.png"
