@@ -54,12 +54,11 @@ def subgraphs(
 
     so that the rows of A_S X_S and their weights c are all that a network reads of a subgraph. Both
     are exact where S has at most `nodes` nodes and a row has at most `neighbours` entries. From a
-    larger S, `nodes` rows are drawn with probabilities p proportional to adjacency' 1 (but at most
-    1), which c |S| cannot exceed and equals where S has all neighbours of a node, and weighted by
-    c / p: the weighted sum keeps its expectation, and only the rows that are drawn are read. From a
-    longer row, `neighbours` entries are drawn and their sum is scaled up: the row keeps its
-    expectation, but its ReLU does not. The draws are made once: a node has the same subgraph in
-    every task.
+    larger S, `nodes` rows are drawn with probabilities p proportional to c (but at most 1) and
+    weighted by c / p: the weighted sum keeps its expectation, and the rows of the largest weights
+    are always there. From a longer row, `neighbours` entries are drawn and their sum is scaled up:
+    the row keeps its expectation, but its ReLU does not. The draws are made once: a node has the
+    same subgraph in every task.
 
     TLP-FSNC takes all of S. G-Meta's own code keeps the edges among 1,000 nodes drawn uniformly, so
     that a drawn node loses most of its neighbours; since its rows are not normalised again, they
@@ -86,8 +85,7 @@ def subgraphs(
         raise ValueError(f"{nodes=}, {neighbours=}: a subgraph needs at least 1 of each, or None")
     starts, columns = (np.asarray(x) for x in (graph.adjacency.starts, graph.adjacency.columns))
     degree = np.diff(starts)
-    bound = np.add.reduceat((1 / degree)[columns], starts[:-1])
-    edges = _Edges(starts, columns, degree, bound, np.zeros(n))
+    edges = _Edges(starts, columns, degree, np.zeros(n, bool), np.zeros(n))
     _check_size(edges, nodes, neighbours)
     rng = np.random.default_rng(seed)
     cut = [_cut(edges, v, nodes, neighbours, rng) for v in range(n)]
@@ -142,13 +140,12 @@ def _check_size(edges, nodes, neighbours):
 
 
 class _Edges(NamedTuple):
-    """A graph by rows, the sums of the columns of its adjacency, and an array to work in, which is
-    0 between two nodes."""
+    """A graph by rows, and two arrays to work in, which are 0 between two nodes."""
 
     starts: np.ndarray
     columns: np.ndarray
     degree: np.ndarray
-    bound: np.ndarray
+    inside: np.ndarray
     share: np.ndarray
 
 
@@ -164,36 +161,46 @@ class _Rows(NamedTuple):
 
 def _cut(edges, v, nodes, neighbours, rng):
     """The `_Rows` of v: at most `nodes`, each of at most `neighbours`."""
-    reached, paths = _reached(edges, v)
-    rows, p = reached, 1.0
-    if len(reached) > nodes:
-        p = _inclusion(edges.bound[reached], nodes)
-        # A systematic draw is even over similar rows: sort them by how many of their neighbours are
-        # v's. Numbers of 16 bits are sorted in linear time.
-        near = np.uint16(np.iinfo(np.uint16).max * (paths / edges.degree[reached]))
-        order = np.argsort(near, kind="stable")
-        drawn = order[_systematic(p[order], rng)][:nodes]
-        rows, p = reached[drawn], p[drawn]
+    rows = reached = _reached(edges, v)
     edges.share[reached] = 1 / edges.degree[reached]
-    # Column u of A_S has 1 / degree(i) for the neighbours i of u in S: edges have no direction.
-    entries, first = _entries(edges, rows)
-    shares = edges.share[entries]
+    weights, lengths = _weights(edges, reached)
+    if len(reached) > nodes:
+        left = lengths / edges.degree[reached]
+        drawn, p = _draw_rows(weights, left, nodes, rng)
+        rows, lengths, weights = rows[drawn], lengths[drawn], weights[drawn] / p[drawn]
+    entries, _ = _entries(edges, rows)
+    entries = entries[edges.share[entries] > 0]
     edges.share[reached] = 0
-    inside = shares > 0
-    lengths = np.add.reduceat(inside, first, dtype=np.int32)
-    weights = np.add.reduceat(shares, first) / len(reached) / p
     kept = np.minimum(lengths, neighbours)
-    chosen = entries[inside][_draw_neighbours(lengths, kept, rng)]
+    chosen = entries[_draw_neighbours(lengths, kept, rng)]
     return _Rows(lengths / kept / edges.degree[rows], weights, kept, chosen)
 
 
 def _reached(edges, v):
-    """The nodes at most two edges from v, sorted, and how many paths of two edges lead to each."""
+    """The nodes at most two edges from v, sorted."""
     near, _ = _entries(edges, np.array([v]))
-    # This fills a number for each node of the graph; up to a million it costs less than sorting.
-    paths = np.bincount(_entries(edges, near)[0], minlength=len(edges.degree))
-    reached = np.flatnonzero(paths)
-    return reached, paths[reached]
+    edges.inside[_entries(edges, near)[0]] = True
+    # This reads a byte for each node of the graph; up to a million it costs less than sorting.
+    reached = np.flatnonzero(edges.inside)
+    edges.inside[reached] = False
+    return reached
+
+
+def _weights(edges, reached):
+    """c of each row of A_S, and how many entries the row has."""
+    # Column u of A_S has 1 / degree(i) for the neighbours i of u in S: edges have no direction.
+    entries, first = _entries(edges, reached)
+    shares = edges.share[entries]
+    lengths = np.add.reduceat(shares > 0, first, dtype=np.int32)
+    return np.add.reduceat(shares, first) / len(reached), lengths
+
+
+def _draw_rows(weights, left, count, rng):
+    """The rows that are drawn, and the probabilities of all: proportional to weight, at most 1."""
+    p = _inclusion(weights, count)
+    # A systematic draw is even over similar rows: sort them by how much of a row is left in S.
+    order = np.argsort(left, kind="stable")
+    return order[_systematic(p[order], rng)][:count], p
 
 
 def _systematic(p, rng):
