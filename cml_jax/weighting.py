@@ -52,7 +52,7 @@ def gradient_agreement(
     The options are ours. `share` is lambda in lambda w_i + (1 - lambda) / T, a blend with the
     mean. `normalized` compares `g_i / |g_i|`, so that tasks with long updates do not decide what
     the others agree with. `cut` sets negative weights to zero, before dividing by their sum.
-    `matched` then makes the weighted sum as long as the mean, w_i |s| / (T |sum_j w_j g_j|): it
+    `matched` then makes the weighted sum as long as the mean, `w_i |s| / (T |sum_j w_j g_j|)`: it
     differs from the mean in its direction alone, and the absolute weights no longer sum to one.
 
     Args:
