@@ -74,7 +74,7 @@ def evaluate(
 
     rows, values_of_rows, confusion = [], [], None
     labels = learner.replicas.groups()
-    modes = (True, False) if problem.batch_statistics else (True,)
+    modes = (True, False) if problem.batch_statistics and schedule.test_each_alone else (True,)
     for steps in schedule.test_steps:
         for who, score_tasks in score.items():
             for transductive in modes:

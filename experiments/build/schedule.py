@@ -26,6 +26,7 @@ class Schedule(NamedTuple):
       remat_auto: Whether inner steps are computed again where memory does not suffice.
       test_steps: Numbers of inner steps, each of which is tested.
       test_tasks: Tasks of the final test.
+      test_each_alone: Whether the test also predicts each query alone, where that differs.
     """
 
     train_steps: int
@@ -43,6 +44,7 @@ class Schedule(NamedTuple):
     remat_auto: bool
     test_steps: Sequence[int]
     test_tasks: int
+    test_each_alone: bool
 
 
 def schedule(settings: Mapping[str, Any]) -> Schedule:
@@ -67,6 +69,7 @@ def schedule(settings: Mapping[str, Any]) -> Schedule:
         remat_auto=settings["plan.remat"] == "auto",
         test_steps=_test_steps(settings),
         test_tasks=settings["eval.num_tasks"],
+        test_each_alone=settings["eval.each_alone"],
     )
 
 

@@ -35,7 +35,9 @@ def of_tests(runs: Mapping[str, Results]) -> str:
         for test in run.test_all:
             cell = cells.setdefault((test["predicts"], test["num_steps"]), [])
             cell.append(number(metric, test))
-        rows += [[label, who, str(steps), *cell] for (who, steps), cell in cells.items()]
+        for (who, steps), cell in cells.items():
+            cell += ["-"] * (1 + modes - len(cell))  # one was not asked for, or there is one way
+            rows.append([label, who, str(steps), *cell])
     return markdown(header, rows)
 
 

@@ -74,6 +74,9 @@ _GENERAL = {
     "model.name": choice("conv4", NETWORKS, "network"),
     "eval.num_tasks": Key(1000, (2, 10_000_000), "test tasks"),
     "eval.queries": Key(15, (1, 100_000), "query examples per class at validation and test"),
+    "eval.each_alone": Key(
+        True, None, "test also with each query alone, where there are batch statistics; is slow"
+    ),
     "eval.patience": Key(
         0, (0, 2**31 - 1), "validations without a better one that end training; 0: never"
     ),
@@ -113,7 +116,7 @@ KEYS: dict[str, Key] = _GENERAL | _OF_ROWS
 # What may change when a run resumes: where its files are, how fast it is, how often it reports, and
 # the final test. None of these changes the parameters or which checkpoint is best.
 _FREE = ("plan.", "hosts.", "data.dir", "eval.num_tasks", "eval.num_steps", "eval.analyze_every")
-_FREE += ("checkpoint_every_minutes", "log_every_seconds", "tensorboard", "non_finite")
+_FREE += ("eval.each_alone", "checkpoint_every_minutes", "log_every_seconds", "tensorboard", "non_finite")
 
 
 def default_config() -> ConfigDict:

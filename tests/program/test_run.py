@@ -123,6 +123,10 @@ def test_both_papers_at_once_on_images(tmp_path):
     assert [(r["predicts"], r["transductive"]) for r in rows] == [
         (w, mode) for w in who for mode in (True, False)
     ]
+    done = run(tmp_path, *GLYPHS, *both, "--evaluate", "--config.eval.each_alone=False")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "results.json").read_text())["test_all"]
+    assert [(r["predicts"], r["transductive"]) for r in rows] == [(w, True) for w in who]
 
 
 @pytest.mark.slow
