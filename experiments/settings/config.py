@@ -115,8 +115,9 @@ KEYS: dict[str, Key] = _GENERAL | _OF_ROWS
 
 # What may change when a run resumes: where its files are, how fast it is, how often it reports, and
 # the final test. None of these changes the parameters or which checkpoint is best.
-_FREE = ("plan.", "hosts.", "data.dir", "eval.num_tasks", "eval.num_steps", "eval.analyze_every")
-_FREE += ("eval.each_alone", "checkpoint_every_minutes", "log_every_seconds", "tensorboard", "non_finite")
+_FREE = ("plan.", "hosts.", "data.dir", "eval.num_tasks", "eval.num_steps", "eval.each_alone")
+_FREE += ("eval.analyze_every", "checkpoint_every_minutes", "log_every_seconds")
+_FREE += ("tensorboard", "non_finite")
 
 
 def default_config() -> ConfigDict:
