@@ -10,6 +10,8 @@ from experiments.run_folder import folder
 from experiments.studies.front import FRONT
 from experiments.studies.study import Study, cells_of, file_name
 
+_FITS = 3  # rows whose first test tasks are shown
+
 
 def write_pages(docs: Path, studies: Mapping[str, Study]) -> None:
     """Fills the page of every study that has one, and the page that leads to them.
@@ -46,10 +48,10 @@ def draw(name: str, study: Study, results: Path) -> None:
     if not page.exists():
         page.write_text(pages.NEW_PAGE.format(name=name), encoding="utf-8")
     title = pages.words(page.read_text(encoding="utf-8")).title
-    for cell in cells_of(name, study):
-        fits = cell.workdir / folder.FITS
-        if cell.repeat == "0" and fits.exists():
-            shutil.copy(fits, results / f"{name}-{file_name(cell.label)}.png")
+    for label in list(study.runs)[:_FITS]:
+        fits = next(c.workdir for c in cells_of(name, study) if c.label == label) / folder.FITS
+        if fits.exists():
+            shutil.copy(fits, results / f"{name}-{file_name(label)}.png")
     if study.curve:
         curves = {label: cells.curve_of(entry, study.curve) for label, entry in stored.items()}
         plots.compare({k: rows for k, rows in curves.items() if rows}, picture, title, study.curve)

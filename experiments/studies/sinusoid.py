@@ -18,6 +18,13 @@ _REPTILE = {
     ),
 }
 
+# Whether agreement, which still moves where the mean has flattened, catches up.
+_LONG = ("train_steps=100000", "eval.every=10000", "outer_learning_rate=1.0", *_SEEDS)
+_LONG_REPTILE = {
+    f"{row}, 100,000 steps": (*_REPTILE[row], *_LONG)
+    for row in ("Reptile", "Reptile + agreement", "Reptile + agreement, 1/2")
+}
+
 SINUSOID = Study(
     config="configs/sinusoid.py",
     runs={
@@ -30,8 +37,9 @@ SINUSOID = Study(
 )
 SINUSOID_AGREEMENT = Study(
     config="configs/sinusoid.py:agreement",
-    runs={row: (*settings, *_SEEDS) for row, settings in _REPTILE.items()},
-    base={row: "Reptile" for row in _REPTILE if row != "Reptile"},
+    runs={row: (*settings, *_SEEDS) for row, settings in _REPTILE.items()} | _LONG_REPTILE,
+    base={row: "Reptile" for row in _REPTILE if row != "Reptile"}
+    | {row: "Reptile, 100,000 steps" for row in list(_LONG_REPTILE)[1:]},
     by_steps=True,
     tune={row: {"outer_learning_rate": (0.1, 0.3, 1.0)} for row in _REPTILE},
     tuning=("num_seeds=2", "train_steps=15000", "eval.num_tasks=100"),
