@@ -35,7 +35,11 @@ setup(
     python_requires=">=3.11",
     # experiments/ and configs/ are run from a checkout: their names are too general to install.
     packages=find_packages(include=["cml_jax", "cml_jax.*"]),
-    package_data={"cml_jax": ["py.typed"], "cml_jax.data": ["splits/*.json"]},
+    package_data={
+        "cml_jax": ["py.typed"],
+        "cml_jax.ops": ["forms.json"],
+        "cml_jax.data": ["splits/*.json"],
+    },
     install_requires=[
         "jax>=0.10",
         "jaxlib>=0.10",

@@ -1,6 +1,6 @@
 """The operations against XLA's own, in float64, through two derivatives and under vmap."""
 
-import importlib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from cml_jax.ops import batch_norm, conv, max_pool
-
-# The function `conv` hides the module of that name.
-conv_module = importlib.import_module("cml_jax.ops.conv")
+from cml_jax.ops import batch_norm, conv, forms, max_pool
 
 
 def normal(seed, *shape):
@@ -138,22 +135,37 @@ def test_conv_in_blocks_of_images_equals_conv_at_once(monkeypatch, channels, str
 
             return jax.jit(jax.value_and_grad(loss, (0, 1)))
 
-        monkeypatch.setattr(conv_module, "_BLOCK_BYTES", images * 9 * 5 * 4 * channels * 8)
+        monkeypatch.setattr(forms, "_BLOCK_BYTES", images * 9 * 5 * 4 * channels * 8)
         assert "scan" in str(jax.make_jaxpr(gradient(conv))(x, kernel))
         assert_close(gradient(conv)(x, kernel), gradient(xla_conv)(x, kernel))
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_forms_for_accelerators_equal_the_forms_for_cpu(stride):
+@pytest.mark.parametrize(
+    ("form", "stride"), [(f, s) for f in forms.FORMS for s in (1, 2) if (f, s) != ("winograd", 2)]
+)
+def test_every_form_is_the_same_convolution(form, stride):
     with jax.enable_x64(True):
-        x, kernel = normal(0, 2, 5, 6, 16), normal(1, 3, 3, 16, 16)
-        g = normal(2, *xla_conv(x, kernel, stride).shape)
-        module = conv_module
-        convs = (jax.jit(f, static_argnums=2) for f in (module._conv_xla, module._conv_cpu))
-        assert_close(*(f(x, kernel, stride) for f in convs))
-        gradients = (module._weight_gradient_xla, module._weight_gradient_cpu)
-        gradients = (jax.jit(f, static_argnums=(2, 3)) for f in gradients)
-        assert_close(*(f(x, g, (3, 3), stride) for f in gradients))
+        x, kernel = normal(0, 2, 5, 6, 16), normal(1, 3, 3, 16, 17)
+        y, pull = jax.vjp(lambda x, kernel: xla_conv(x, kernel, stride), x, kernel)
+        g = normal(2, *y.shape)
+        dx, dkernel = pull(g)
+        assert_close(forms.FORMS[form]["conv"](x, kernel, stride), y)
+        assert_close(forms.FORMS[form]["input_gradient"](g, kernel, (5, 6), stride), dx)
+        assert_close(forms.FORMS[form]["weight_gradient"](x, g, (3, 3), stride), dkernel)
+
+
+def test_the_table_of_forms_has_one_that_fits_for_every_device():
+    assert {"cpu", "default"} <= forms.TABLE.keys()
+    for platform in (*forms.TABLE, "rocm"):
+        for operation in forms.OPERATIONS:
+            for shape, stride in (((3, 3, 64, 64), 1), ((3, 3, 1, 64), 1), ((3, 3, 64, 64), 2)):
+                form = forms.chosen(platform, operation, shape, stride, "float32")
+                assert form in forms.FORMS and forms.fits(form, shape, stride, "float32")
+    chosen = partial(forms.chosen, "cpu", "conv")
+    assert chosen((3, 3, 64, 64), 1, "float32") == "winograd"
+    assert (
+        chosen((3, 3, 64, 64), 1, "bfloat16") == chosen((5, 5, 64, 64), 1, "float32") == "patches"
+    )
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 4e-2)])
