@@ -1,0 +1,238 @@
+"""Times every form of a convolution and of its gradients, and sets the table that chooses.
+
+    python -m benchmarks.convolutions [--workloads=W1,W3] [--write] [--times=FILE]
+
+The shapes are those of the workloads of `benchmarks.step`: with a kernel for each task, and as many
+tasks at once as a plan takes on the device. The forms of an operation run in turn; the table has
+the medians of their milliseconds. For each operation and class of shapes the form with the least
+geometric mean of its time over that of the fastest is the one to take; `--write` puts these, with
+the device, the date and the versions, into cml_jax/ops/forms.json.
+"""
+
+import datetime
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import app, flags
+
+from benchmarks.workloads import WORKLOADS
+from experiments.report.table import markdown
+
+_OF = flags.DEFINE_list("workloads", ["W1", "W3", "W5", "W6"], "whose shapes are timed")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "how often each form runs", lower_bound=1)
+_MINUTES = flags.DEFINE_float("minutes", 20.0, "most minutes; shapes that are left are not timed")
+_WRITE = flags.DEFINE_boolean("write", False, "set this device's row of cml_jax/ops/forms.json")
+_TIMES = flags.DEFINE_string("times", "", "a JSON file of all times, or nothing")
+
+_LEAST = 0.01  # seconds of one measurement
+
+
+class Layer(NamedTuple):
+    """A 3 x 3 convolution of a workload.
+
+    Attributes:
+      tasks: Each has a kernel of its own.
+      images: Of a task.
+      size: Their height and width.
+      channels, features: Of the kernel.
+      stride: Of both axes.
+    """
+
+    tasks: int
+    images: int
+    size: int
+    channels: int
+    features: int
+    stride: int = 1
+
+    def __str__(self):
+        text = f"{self.tasks} x {self.images} of {self.size} x {self.size}, "
+        text += f"{self.channels} to {self.features}"
+        return text + f", stride {self.stride}" * (self.stride > 1)
+
+
+def main(_):
+    import jax
+
+    platform = _platform()
+    end = time.monotonic() + 60 * _MINUTES.value
+    layers = dict.fromkeys(layer for name in _OF.value for layer in layers_of(name, platform))
+    rows = []
+    for layer in layers:
+        if time.monotonic() > end:
+            print(f"no time was left for {layer}: allow more --minutes", file=sys.stderr)
+            continue
+        rows += measure(layer, platform, _ROUNDS.value)
+        print(rows[-1], file=sys.stderr, flush=True)
+    origin = {
+        "device": jax.devices()[0].device_kind,
+        "date": datetime.date.today().isoformat(),
+        "versions": {name: version(name) for name in ("jax", "jaxlib")},
+        "command": " ".join(["python", "-m", "benchmarks.convolutions", *sys.argv[1:]]),
+    }
+    best = choose(rows)
+    if _TIMES.value:
+        Path(_TIMES.value).write_text(json.dumps({"origin": origin, "rows": rows}, indent=2))
+    if _WRITE.value:
+        write(platform, origin, best)
+    print(table(rows))
+    print(json.dumps({platform: best}, indent=2))
+
+
+def layers_of(name: str, platform: str) -> list[Layer]:
+    """The convolutions of a workload of pictures, and its network's with strides in pools' place.
+
+    Args:
+      name: Name of the workload.
+      platform: A CPU takes one task at a time, others all.
+    """
+    workload = WORKLOADS[name]
+    if not workload.ways:
+        raise app.UsageError(f"{name} has no convolutions: choose others of --workloads")
+    tasks = 1 if platform == "cpu" else workload.tasks
+    images, size, channels = workload.query, workload.size, workload.channels
+    layers = []
+    if workload.network == "resnet12":
+        for features in (64, 128, 256, 512):
+            layers.append(Layer(tasks, images, size, channels, features))
+            layers.append(Layer(tasks, images, size, features, features))
+            size, channels = size // 2, features
+        return layers
+    for _ in range(4):
+        layers.append(Layer(tasks, images, size, channels, 64))
+        layers.append(Layer(tasks, images, size, channels, 64, stride=2))
+        size, channels = size // 2, 64
+    return layers
+
+
+def measure(layer: Layer, platform: str, rounds: int) -> list[dict]:
+    """Times every form of every operation; a row for each operation.
+
+    Args:
+      layer: The shapes.
+      platform: Whether a block of images is computed at a time.
+      rounds: How often each form runs.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from cml_jax.ops import forms
+
+    tasks, images, size, channels, features, stride = layer
+    out, shape = -(-size // stride), (3, 3, channels, features)
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (tasks, images, size, size, channels))
+    kernel = jax.random.normal(keys[1], (tasks, *shape)) / (9 * channels) ** 0.5
+    g = jax.random.normal(keys[2], (tasks, images, out, out, features))
+    arguments = {
+        "conv": (x, kernel, (stride,)),
+        "input_gradient": (g, kernel, ((size, size), stride)),
+        "weight_gradient": (x, g, ((3, 3), stride)),
+    }
+    rows = []
+    for operation, (left, right, static) in arguments.items():
+        programs = {}
+        for form in forms.FORMS:
+            if not forms.fits(form, shape, stride, jnp.float32):
+                continue
+
+            def one(left, right, form=form, operation=operation, static=static):
+                blocked = platform == "cpu"
+                return forms.compute(form, operation, left, right, shape, static, blocked)
+
+            try:
+                programs[form] = jax.jit(jax.vmap(one)).lower(left, right).compile()
+                jax.block_until_ready(programs[form](left, right))
+            except jax.errors.JaxRuntimeError:  # it needs more memory than there is
+                programs.pop(form, None)
+        seconds = {form: [] for form in programs}
+        for _ in range(rounds):
+            for form, program in programs.items():
+                seconds[form].append(_seconds(program, left, right))
+        rows.append(
+            {
+                "layer": str(layer),
+                "operation": operation,
+                "class": forms.class_of(shape, stride),
+                "ms": {form: 1e3 * statistics.median(times) for form, times in seconds.items()},
+            }
+        )
+    return rows
+
+
+def choose(rows: Iterable[dict]) -> dict[str, dict[str, str]]:
+    """The form of each operation and class that was measured.
+
+    Args:
+      rows: From `measure`.
+    """
+    ratios: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in rows:
+        least = min(row["ms"].values())
+        own = ratios.setdefault((row["operation"], row["class"]), {})
+        for form, ms in row["ms"].items():
+            own.setdefault(form, []).append(ms / least)
+    best: dict[str, dict[str, str]] = {}
+    for (operation, kind), forms in ratios.items():
+        # Few channels are also what is left where Winograd's form does not fit.
+        fit = {form: each for form, each in forms.items() if (form, kind) != ("winograd", "thin")}
+        most = max(map(len, fit.values()))
+        full = {form: each for form, each in fit.items() if len(each) == most}
+        means = {form: statistics.geometric_mean(each) for form, each in full.items()}
+        best.setdefault(operation, {})[kind] = min(means, key=means.__getitem__)
+    return best
+
+
+def write(platform: str, origin: dict, best: dict[str, dict[str, str]]) -> None:
+    """Sets a platform's row of forms.json; what was not measured stays as it was."""
+    from cml_jax.ops import forms
+
+    path = Path(forms.__file__).with_name("forms.json")
+    stored = json.loads(path.read_text())
+    before = stored.get(platform, stored["default"])["forms"]
+    new = {operation: before[operation] | best.get(operation, {}) for operation in before}
+    stored[platform] = {"origin": origin, "forms": new}
+    path.write_text(json.dumps(stored, indent=2) + "\n")
+
+
+def table(rows: Iterable[dict]) -> str:
+    """The milliseconds, in Markdown, the least of each row in bold."""
+    rows = list(rows)
+    names = list(dict.fromkeys(form for row in rows for form in row["ms"]))
+    lines = []
+    for row in rows:
+        least = min(row["ms"], key=row["ms"].__getitem__)
+        cells = [f"{row['ms'][name]:.2f}" if name in row["ms"] else "-" for name in names]
+        cells[names.index(least)] = f"**{cells[names.index(least)]}**"
+        lines.append([row["layer"], row["operation"], row["class"], *cells])
+    return markdown(["tasks x images, channels", "operation", "class", *names], lines)
+
+
+def _platform() -> str:
+    """The name that `jax.lax.platform_dependent` has for the device."""
+    import jax
+
+    device = jax.devices()[0]
+    if device.platform != "gpu":
+        return device.platform
+    return "rocm" if "rocm" in device.client.platform_version.lower() else "cuda"
+
+
+def _seconds(program, left, right):
+    import jax
+
+    count, began = 0, time.perf_counter()
+    while not count or time.perf_counter() - began < _LEAST:
+        jax.block_until_ready(program(left, right))
+        count += 1
+    return (time.perf_counter() - began) / count
+
+
+if __name__ == "__main__":
+    app.run(main)
