@@ -1,12 +1,19 @@
-"""Times every form of a convolution and of its gradients, and sets the table that chooses.
+"""Times the forms of a convolution and of its gradients, and sets the table that chooses.
 
     python -m benchmarks.convolutions [--workloads=W1,W3] [--write] [--times=FILE]
 
-The shapes are those of the workloads of `benchmarks.step`: with a kernel for each task, and as many
-tasks at once as a plan takes on the device. The forms of an operation run in turn; the table has
-the medians of their milliseconds. For each operation and class of shapes the form with the least
-geometric mean of its time over that of the fastest is the one to take; `--write` puts these, with
-the device, the date and the versions, into cml_jax/ops/forms.json.
+What is timed is a block's part of a second-order step: the gradient, with respect to the kernel and
+to the images, of a loss after a gradient step on both (of a block that reads the pictures: on the
+kernel alone). So forms are compared with what stands around them in a step, which XLA fuses, and
+where they share their work: the patches of a convolution and of its weight gradient are the same.
+The shapes are those of the workloads of `benchmarks.step`, with a kernel for each task and as many
+tasks at once as a plan takes on the device.
+
+Each operation in turn takes each of its forms, while the others have that of the table. Programs
+run in turn, and medians are compared. For each operation and class of shapes the form with the
+least geometric mean of its time over that of the fastest is the one to take; `--write` puts these,
+with the device, the date and the versions, into cml_jax/ops/forms.json. A second call with the new
+table shows whether it is still the best.
 """
 
 import datetime
@@ -18,6 +25,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 from absl import app, flags
 
@@ -112,12 +120,12 @@ def layers_of(name: str, platform: str) -> list[Layer]:
 
 
 def measure(layer: Layer, platform: str, rounds: int) -> list[dict]:
-    """Times every form of every operation; a row for each operation.
+    """Times a layer's part of a step with every form of every operation; a row for each operation.
 
     Args:
       layer: The shapes.
-      platform: Whether a block of images is computed at a time.
-      rounds: How often each form runs.
+      platform: The row of the table that is changed for the time of the measurement.
+      rounds: How often each program runs.
     """
     import jax
     import jax.numpy as jnp
@@ -125,45 +133,68 @@ def measure(layer: Layer, platform: str, rounds: int) -> list[dict]:
     from cml_jax.ops import forms
 
     tasks, images, size, channels, features, stride = layer
-    out, shape = -(-size // stride), (3, 3, channels, features)
+    shape = (3, 3, channels, features)
+    kind = forms.class_of(shape, stride)
     keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (tasks, images, size, size, channels))
-    kernel = jax.random.normal(keys[1], (tasks, *shape)) / (9 * channels) ** 0.5
-    g = jax.random.normal(keys[2], (tasks, images, out, out, features))
-    arguments = {
-        "conv": (x, kernel, (stride,)),
-        "input_gradient": (g, kernel, ((size, size), stride)),
-        "weight_gradient": (x, g, ((3, 3), stride)),
-    }
-    rows = []
-    for operation, (left, right, static) in arguments.items():
-        programs = {}
+    x, query = (jax.random.normal(k, (tasks, images, size, size, channels)) for k in keys[:2])
+    kernel = jax.random.normal(keys[2], (tasks, *shape)) / (9 * channels) ** 0.5
+    row = json.loads(json.dumps(forms.TABLE.get(platform, forms.TABLE["default"])))
+    first = channels < 4
+    operations = [name for name in forms.OPERATIONS if not (first and name == "input_gradient")]
+    programs = {}
+    for operation in operations:
         for form in forms.FORMS:
             if not forms.fits(form, shape, stride, jnp.float32):
                 continue
-
-            def one(left, right, form=form, operation=operation, static=static):
-                blocked = platform == "cpu"
-                return forms.compute(form, operation, left, right, shape, static, blocked)
-
+            changed = json.loads(json.dumps(row))
+            changed["forms"][operation][kind] = form
             try:
-                programs[form] = jax.jit(jax.vmap(one)).lower(left, right).compile()
-                jax.block_until_ready(programs[form](left, right))
+                with mock.patch.dict(forms.TABLE, {platform: changed}):
+                    program = jax.jit(jax.vmap(_part_of_a_step(first, stride))).lower(
+                        x, kernel, query
+                    )
+                program = program.compile()
+                jax.block_until_ready(program(x, kernel, query))
             except jax.errors.JaxRuntimeError:  # it needs more memory than there is
-                programs.pop(form, None)
-        seconds = {form: [] for form in programs}
-        for _ in range(rounds):
-            for form, program in programs.items():
-                seconds[form].append(_seconds(program, left, right))
-        rows.append(
-            {
-                "layer": str(layer),
-                "operation": operation,
-                "class": forms.class_of(shape, stride),
-                "ms": {form: 1e3 * statistics.median(times) for form, times in seconds.items()},
-            }
-        )
-    return rows
+                continue
+            programs[operation, form] = program
+    seconds = {key: [] for key in programs}
+    for _ in range(rounds):
+        for key, program in programs.items():
+            seconds[key].append(_seconds(program, x, kernel, query))
+    ms = {key: 1e3 * statistics.median(times) for key, times in seconds.items()}
+    return [
+        {
+            "layer": str(layer),
+            "operation": operation,
+            "class": kind,
+            "taken": row["forms"][operation][kind],
+            "ms": {form: value for (of, form), value in ms.items() if of == operation},
+        }
+        for operation in operations
+    ]
+
+
+def _part_of_a_step(first: bool, stride: int):
+    """`(x, kernel, query) -> gradients` of a loss after a gradient step, in MAML's shape."""
+    import jax
+    import jax.numpy as jnp
+
+    from cml_jax.ops import batch_norm, conv, max_pool
+
+    wrt = (1,) if first else (0, 1)
+
+    def loss(x, kernel):
+        features = kernel.shape[-1]
+        y = batch_norm(conv(x, kernel, stride), jnp.ones(features), jnp.zeros(features))
+        return jnp.mean(jnp.square(jax.nn.relu(max_pool(y) if stride == 1 else y)))
+
+    def adapted(x, kernel, query):
+        gradients = dict(zip(wrt, jax.grad(loss, wrt)(x, kernel), strict=True))
+        moved = query - 0.1 * gradients[0] if 0 in gradients else query
+        return loss(moved, kernel - 0.1 * gradients[1])
+
+    return jax.grad(adapted, wrt)
 
 
 def choose(rows: Iterable[dict]) -> dict[str, dict[str, str]]:
@@ -224,12 +255,12 @@ def _platform() -> str:
     return "rocm" if "rocm" in device.client.platform_version.lower() else "cuda"
 
 
-def _seconds(program, left, right):
+def _seconds(program, *arguments):
     import jax
 
     count, began = 0, time.perf_counter()
     while not count or time.perf_counter() - began < _LEAST:
-        jax.block_until_ready(program(left, right))
+        jax.block_until_ready(program(*arguments))
         count += 1
     return (time.perf_counter() - began) / count
 
