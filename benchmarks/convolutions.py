@@ -7,7 +7,8 @@ to the images, of a loss after a gradient step on both (of a block that reads th
 kernel alone). So forms are compared with what stands around them in a step, which XLA fuses, and
 where they share their work: the patches of a convolution and of its weight gradient are the same.
 The shapes are those of the workloads of `benchmarks.step`, with a kernel for each task and as many
-tasks at once as a plan takes on the device.
+tasks at once as a plan takes on the device. (On CPU a convolution inside of a loop over tasks, as a
+step has it, can be many times slower than the same one outside.)
 
 Each operation in turn takes each of its forms, while the others have that of the table. Programs
 run in turn, and medians are compared. For each operation and class of shapes the form with the
@@ -98,12 +99,12 @@ def layers_of(name: str, platform: str) -> list[Layer]:
 
     Args:
       name: Name of the workload.
-      platform: A CPU takes one task at a time, others all.
+      platform: A CPU takes one task at a time, and two are enough; others take all at once.
     """
     workload = WORKLOADS[name]
     if not workload.ways:
         raise app.UsageError(f"{name} has no convolutions: choose others of --workloads")
-    tasks = 1 if platform == "cpu" else workload.tasks
+    tasks = 2 if platform == "cpu" else workload.tasks
     images, size, channels = workload.query, workload.size, workload.channels
     layers = []
     if workload.network == "resnet12":
@@ -150,9 +151,8 @@ def measure(layer: Layer, platform: str, rounds: int) -> list[dict]:
             changed["forms"][operation][kind] = form
             try:
                 with mock.patch.dict(forms.TABLE, {platform: changed}):
-                    program = jax.jit(jax.vmap(_part_of_a_step(first, stride))).lower(
-                        x, kernel, query
-                    )
+                    part = _of_tasks(_part_of_a_step(first, stride), platform)
+                    program = jax.jit(part).lower(x, kernel, query)
                 program = program.compile()
                 jax.block_until_ready(program(x, kernel, query))
             except jax.errors.JaxRuntimeError:  # it needs more memory than there is
@@ -173,6 +173,20 @@ def measure(layer: Layer, platform: str, rounds: int) -> list[dict]:
         }
         for operation in operations
     ]
+
+
+def _of_tasks(function, platform: str):
+    """Of all tasks at once; on a CPU one after another, as a plan has it there."""
+    import jax
+
+    if platform != "cpu":
+        return jax.vmap(function)
+
+    def one_by_one(*arguments):
+        alone = jax.tree.map(lambda x: x[:, None], arguments)
+        return jax.lax.map(lambda task: jax.vmap(function)(*task), alone)
+
+    return one_by_one
 
 
 def _part_of_a_step(first: bool, stride: int):
