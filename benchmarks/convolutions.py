@@ -19,19 +19,16 @@ table shows whether it is still the best.
 
 import datetime
 import json
-import statistics
 import sys
 import time
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
-from unittest import mock
 
 from absl import app, flags
 
+from benchmarks import forms
 from benchmarks.workloads import WORKLOADS
-from experiments.report.table import markdown
+from experiments.run_folder import folder
 
 _OF = flags.DEFINE_list("workloads", ["W1", "W3", "W5", "W6"], "whose shapes are timed")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "how often each form runs", lower_bound=1)
@@ -39,45 +36,23 @@ _MINUTES = flags.DEFINE_float("minutes", 20.0, "most minutes; shapes that are le
 _WRITE = flags.DEFINE_boolean("write", False, "set this device's row of cml_jax/ops/forms.json")
 _TIMES = flags.DEFINE_string("times", "", "a JSON file of all times, or nothing")
 
-_LEAST = 0.01  # seconds of one measurement
-
-
-class Layer(NamedTuple):
-    """A 3 x 3 convolution of a workload.
-
-    Attributes:
-      tasks: Each has a kernel of its own.
-      images: Of a task.
-      size: Their height and width.
-      channels, features: Of the kernel.
-      stride: Of both axes.
-    """
-
-    tasks: int
-    images: int
-    size: int
-    channels: int
-    features: int
-    stride: int = 1
-
-    def __str__(self):
-        text = f"{self.tasks} x {self.images} of {self.size} x {self.size}, "
-        text += f"{self.channels} to {self.features}"
-        return text + f", stride {self.stride}" * (self.stride > 1)
-
 
 def main(_):
     import jax
 
-    platform = _platform()
+    with_images = [name for name, workload in WORKLOADS.items() if workload.ways]
+    for name in _OF.value:
+        if name not in with_images:
+            raise app.UsageError(f"{name} has no convolutions: choose from {with_images}")
+    platform = forms.platform_here()
     end = time.monotonic() + 60 * _MINUTES.value
-    layers = dict.fromkeys(layer for name in _OF.value for layer in layers_of(name, platform))
+    layers = dict.fromkeys(layer for name in _OF.value for layer in forms.layers_of(name, platform))
     rows = []
     for layer in layers:
         if time.monotonic() > end:
             print(f"no time was left for {layer}: allow more --minutes", file=sys.stderr)
             continue
-        rows += measure(layer, platform, _ROUNDS.value)
+        rows += forms.measure(layer, platform, _ROUNDS.value)
         print(rows[-1], file=sys.stderr, flush=True)
     origin = {
         "device": jax.devices()[0].device_kind,
@@ -85,198 +60,13 @@ def main(_):
         "versions": {name: version(name) for name in ("jax", "jaxlib")},
         "command": " ".join(["python", "-m", "benchmarks.convolutions", *sys.argv[1:]]),
     }
-    best = choose(rows)
+    best = forms.choose(rows)
     if _TIMES.value:
-        Path(_TIMES.value).write_text(json.dumps({"origin": origin, "rows": rows}, indent=2))
+        folder.write_json(Path(_TIMES.value), {"origin": origin, "rows": rows})
     if _WRITE.value:
-        write(platform, origin, best)
-    print(table(rows))
+        forms.write(platform, origin, best)
+    print(forms.table(rows))
     print(json.dumps({platform: best}, indent=2))
-
-
-def layers_of(name: str, platform: str) -> list[Layer]:
-    """The convolutions of a workload of pictures, and its network's with strides in pools' place.
-
-    Args:
-      name: Name of the workload.
-      platform: A CPU takes one task at a time, and two are enough; others take all at once.
-    """
-    workload = WORKLOADS[name]
-    if not workload.ways:
-        raise app.UsageError(f"{name} has no convolutions: choose others of --workloads")
-    tasks = 2 if platform == "cpu" else workload.tasks
-    images, size, channels = workload.query, workload.size, workload.channels
-    layers = []
-    if workload.network == "resnet12":
-        for features in (64, 128, 256, 512):
-            layers.append(Layer(tasks, images, size, channels, features))
-            layers.append(Layer(tasks, images, size, features, features))
-            size, channels = size // 2, features
-        return layers
-    for _ in range(4):
-        layers.append(Layer(tasks, images, size, channels, 64))
-        layers.append(Layer(tasks, images, size, channels, 64, stride=2))
-        size, channels = size // 2, 64
-    return layers
-
-
-def measure(layer: Layer, platform: str, rounds: int) -> list[dict]:
-    """Times a layer's part of a step with every form of every operation; a row for each operation.
-
-    Args:
-      layer: The shapes.
-      platform: The row of the table that is changed for the time of the measurement.
-      rounds: How often each program runs.
-    """
-    import jax
-    import jax.numpy as jnp
-
-    from cml_jax.ops import forms
-
-    tasks, images, size, channels, features, stride = layer
-    shape = (3, 3, channels, features)
-    kind = forms.class_of(shape, stride)
-    keys = jax.random.split(jax.random.key(0), 3)
-    x, query = (jax.random.normal(k, (tasks, images, size, size, channels)) for k in keys[:2])
-    kernel = jax.random.normal(keys[2], (tasks, *shape)) / (9 * channels) ** 0.5
-    row = json.loads(json.dumps(forms.TABLE.get(platform, forms.TABLE["default"])))
-    first = channels < 4
-    operations = [name for name in forms.OPERATIONS if not (first and name == "input_gradient")]
-    programs = {}
-    for operation in operations:
-        for form in forms.FORMS:
-            if not forms.fits(form, shape, stride, jnp.float32):
-                continue
-            changed = json.loads(json.dumps(row))
-            changed["forms"][operation][kind] = form
-            try:
-                with mock.patch.dict(forms.TABLE, {platform: changed}):
-                    part = _of_tasks(_part_of_a_step(first, stride), platform)
-                    program = jax.jit(part).lower(x, kernel, query)
-                program = program.compile()
-                jax.block_until_ready(program(x, kernel, query))
-            except jax.errors.JaxRuntimeError:  # it needs more memory than there is
-                continue
-            programs[operation, form] = program
-    seconds = {key: [] for key in programs}
-    for _ in range(rounds):
-        for key, program in programs.items():
-            seconds[key].append(_seconds(program, x, kernel, query))
-    ms = {key: 1e3 * statistics.median(times) for key, times in seconds.items()}
-    return [
-        {
-            "layer": str(layer),
-            "operation": operation,
-            "class": kind,
-            "taken": row["forms"][operation][kind],
-            "ms": {form: value for (of, form), value in ms.items() if of == operation},
-        }
-        for operation in operations
-    ]
-
-
-def _of_tasks(function, platform: str):
-    """Of all tasks at once; on a CPU one after another, as a plan has it there."""
-    import jax
-
-    if platform != "cpu":
-        return jax.vmap(function)
-
-    def one_by_one(*arguments):
-        alone = jax.tree.map(lambda x: x[:, None], arguments)
-        return jax.lax.map(lambda task: jax.vmap(function)(*task), alone)
-
-    return one_by_one
-
-
-def _part_of_a_step(first: bool, stride: int):
-    """`(x, kernel, query) -> gradients` of a loss after a gradient step, in MAML's shape."""
-    import jax
-    import jax.numpy as jnp
-
-    from cml_jax.ops import batch_norm, conv, max_pool
-
-    wrt = (1,) if first else (0, 1)
-
-    def loss(x, kernel):
-        features = kernel.shape[-1]
-        y = batch_norm(conv(x, kernel, stride), jnp.ones(features), jnp.zeros(features))
-        return jnp.mean(jnp.square(jax.nn.relu(max_pool(y) if stride == 1 else y)))
-
-    def adapted(x, kernel, query):
-        gradients = dict(zip(wrt, jax.grad(loss, wrt)(x, kernel), strict=True))
-        moved = query - 0.1 * gradients[0] if 0 in gradients else query
-        return loss(moved, kernel - 0.1 * gradients[1])
-
-    return jax.grad(adapted, wrt)
-
-
-def choose(rows: Iterable[dict]) -> dict[str, dict[str, str]]:
-    """The form of each operation and class that was measured.
-
-    Args:
-      rows: From `measure`.
-    """
-    ratios: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for row in rows:
-        least = min(row["ms"].values())
-        own = ratios.setdefault((row["operation"], row["class"]), {})
-        for form, ms in row["ms"].items():
-            own.setdefault(form, []).append(ms / least)
-    best: dict[str, dict[str, str]] = {}
-    for (operation, kind), forms in ratios.items():
-        # Few channels are also what is left where Winograd's form does not fit.
-        fit = {form: each for form, each in forms.items() if (form, kind) != ("winograd", "thin")}
-        most = max(map(len, fit.values()))
-        full = {form: each for form, each in fit.items() if len(each) == most}
-        means = {form: statistics.geometric_mean(each) for form, each in full.items()}
-        best.setdefault(operation, {})[kind] = min(means, key=means.__getitem__)
-    return best
-
-
-def write(platform: str, origin: dict, best: dict[str, dict[str, str]]) -> None:
-    """Sets a platform's row of forms.json; what was not measured stays as it was."""
-    from cml_jax.ops import forms
-
-    path = Path(forms.__file__).with_name("forms.json")
-    stored = json.loads(path.read_text())
-    before = stored.get(platform, stored["default"])["forms"]
-    new = {operation: before[operation] | best.get(operation, {}) for operation in before}
-    stored[platform] = {"origin": origin, "forms": new}
-    path.write_text(json.dumps(stored, indent=2) + "\n")
-
-
-def table(rows: Iterable[dict]) -> str:
-    """The milliseconds, in Markdown, the least of each row in bold."""
-    rows = list(rows)
-    names = list(dict.fromkeys(form for row in rows for form in row["ms"]))
-    lines = []
-    for row in rows:
-        least = min(row["ms"], key=row["ms"].__getitem__)
-        cells = [f"{row['ms'][name]:.2f}" if name in row["ms"] else "-" for name in names]
-        cells[names.index(least)] = f"**{cells[names.index(least)]}**"
-        lines.append([row["layer"], row["operation"], row["class"], *cells])
-    return markdown(["tasks x images, channels", "operation", "class", *names], lines)
-
-
-def _platform() -> str:
-    """The name that `jax.lax.platform_dependent` has for the device."""
-    import jax
-
-    device = jax.devices()[0]
-    if device.platform != "gpu":
-        return device.platform
-    return "rocm" if "rocm" in device.client.platform_version.lower() else "cuda"
-
-
-def _seconds(program, *arguments):
-    import jax
-
-    count, began = 0, time.perf_counter()
-    while not count or time.perf_counter() - began < _LEAST:
-        jax.block_until_ready(program(*arguments))
-        count += 1
-    return (time.perf_counter() - began) / count
 
 
 if __name__ == "__main__":

@@ -3,15 +3,18 @@
     python -m benchmarks.gpu --out=gpu
     python -m benchmarks.gpu --out=gpu -- --config=configs/omniglot.py --config.data.dir=FOLDER
 
-W1-W3 in cml_jax and in torch.func, in the device's own precision and in float32; and how long the
-program takes, from its start, to 98.7% on validation tasks of Omniglot (what comes after `--` is
-its command line). OUT/gpu.json is written after each part; a part that fails or takes too long is
-named in "failed", and the others still run. Copied to docs/results/gpu.json, it becomes part of the
-report of `benchmarks.compare`.
+First the forms of the convolutions, which sets the device's row of cml_jax/ops/forms.json for all
+that follows (OUT/forms.json is a copy, to be kept). Then W1-W3 in cml_jax and in torch.func, in the
+device's own precision and in float32; and how long the program takes, from its start, to 98.7% on
+validation tasks of Omniglot (what comes after `--` is its command line). OUT/gpu.json is written
+after each part; a part that fails or takes too long is named in "failed", and the others still run.
+Copied to docs/results/gpu.json, it becomes part of the report of `benchmarks.compare`.
 """
 
 import json
+import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,12 +24,14 @@ from pathlib import Path
 from absl import app, flags
 
 from benchmarks import programs
+from cml_jax.ops import forms
 from experiments.run_folder import folder
 
 _OUT = flags.DEFINE_string("out", "gpu", "folder of gpu.json, of the run and of its log")
 _MINUTES = flags.DEFINE_float("minutes", 8.5, "most minutes for everything")
 _TARGET = flags.DEFINE_float("target", 0.987, "validation accuracy to be reached")
 _WORKLOADS = flags.DEFINE_list("workloads", ["W1", "W2", "W3"], "workloads to time")
+_FORMS = flags.DEFINE_list("forms", ["W1", "W3", "W6"], "workloads whose convolutions are timed")
 _RUNS = flags.DEFINE_integer("runs", 20, "timed steps")
 _TASKS = flags.DEFINE_integer("tasks", 0, "tasks in a meta-batch; 0: the workload's own")
 _DEVICE = flags.DEFINE_enum("device", "cuda", ["cuda", "cpu"], "cpu is for trying the program out")
@@ -46,17 +51,33 @@ def main(argv):
     def part(name, function, *arguments):
         try:
             function(store, *arguments)
-        except (RuntimeError, ValueError, OSError) as error:
+        except (RuntimeError, ValueError, OSError, subprocess.TimeoutExpired) as error:
             store["failed"][name] = str(error)
             print(f"{name}: {error}", flush=True)
         folder.write_json(out / "gpu.json", store)
 
+    if _FORMS.value:
+        part("forms", set_forms, out, 0.3 * _MINUTES.value)
     # Time is kept for the run, which comes before what matters least.
     for name in _WORKLOADS.value:
         part(f"{name}, default", compare, name, "default", out, end - 0.4 * 60 * _MINUTES.value)
     part("run", train, argv[1:] or ["--config=configs/omniglot.py"], out, end)
     for name in _WORKLOADS.value:
         part(f"{name}, float32", compare, name, "float32", out, end)
+
+
+def set_forms(store: dict, out: Path, minutes: float) -> None:
+    """Times the forms of the convolutions, sets the device's row and adds the times to `store`."""
+    times = out / "convolutions.json"
+    command = [sys.executable, "-m", "benchmarks.convolutions", "--write", f"--times={times}"]
+    command += [f"--workloads={','.join(_FORMS.value)}", f"--minutes={minutes:g}"]
+    environment = os.environ | {"JAX_PLATFORMS": _DEVICE.value}
+    # The last shape may begin just before the end.
+    done = subprocess.run(command, env=environment, timeout=60 * minutes + 60, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[1:])} failed ({done.returncode})")
+    store["convolutions"] = json.loads(times.read_text())
+    shutil.copy(forms.PATH, out / "forms.json")
 
 
 def compare(store: dict, name: str, precision: str, out: Path, end: float) -> None:

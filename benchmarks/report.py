@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from benchmarks import forms
 from benchmarks.workloads import WORKLOADS
 
 _BEGIN, _END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -110,6 +111,9 @@ def _gpu(gpu):
             "",
             *_table(store, "TFLOP/s", 1e3),
         ]
+    if timed := gpu.get("convolutions"):
+        lines += ["", f"`{timed['origin']['command']}`, ms of a block's part of a step:", ""]
+        lines.append(forms.table(timed["rows"]))
     run = gpu.get("run")
     if run and run["reached"]:
         at = run["reached"]

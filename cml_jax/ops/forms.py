@@ -22,7 +22,8 @@ _FEW = 16  # channels; of fewer the products for each place of a tile are too th
 # On CPU one block of images is convolved at a time, whose patches have to stay in the cache.
 _BLOCK_BYTES = 8 * 2**20
 
-TABLE: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("forms.json").read_text())
+PATH = Path(__file__).with_name("forms.json")
+TABLE: dict[str, dict[str, Any]] = json.loads(PATH.read_text())
 
 
 def chosen(platform: str, operation: str, shape: tuple[int, ...], stride: int, dtype: Any) -> str:

@@ -1,6 +1,7 @@
 """The benchmarks: what is counted, what is reported, and that both programs do the same step."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -12,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import forms as timed_forms
 from benchmarks import picture, profile, programs, report, step, wait
 from benchmarks.workloads import WORKLOADS
+from cml_jax.ops import forms
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,12 +118,56 @@ def test_the_report_of_a_gpu_has_the_device_the_run_and_what_failed(store):
             "reached": {"step": 1500, "seconds": 40.0, "wall_seconds": 61.0},
         },
         "failed": {"W2, float32": "no time was left"},
+        "convolutions": {
+            "origin": {"command": "the forms"},
+            "rows": [timed("conv", "wide", xla=2.0, taps=1.0)],
+        },
     }
     text = report.measured(store, gpu)
     assert "a card, precision default (a matrix product: 46 TFLOP/s; jax 1.2):" in text
     assert "| 2.0 |  | 16,000 | 18.4 | 40% | 1234 |" in text
     assert "reached 98.7% on validation at step 1500, 40 s after" in text
     assert "Not measured: W2, float32: no time was left" in text
+    assert "`the forms`, ms" in text and "| a layer | conv | wide | 2.00 | **1.00** |" in text
+
+
+def timed(operation, kind, **ms):
+    return {"layer": "a layer", "operation": operation, "class": kind, "ms": ms}
+
+
+def test_the_form_that_is_taken_is_the_fastest_over_the_shapes_of_a_class():
+    rows = [
+        timed("conv", "wide", xla=1.0, patches=3.0, winograd=1.5),
+        timed("conv", "wide", xla=9.0, patches=2.0, winograd=2.5),
+        timed("conv", "thin", xla=3.0, patches=2.0, winograd=1.0),  # has to fit every kernel
+        timed("weight_gradient", "thin", taps=1.0, patches=2.0),
+        timed("weight_gradient", "thin", patches=2.0),  # there was no memory for the others
+    ]
+    assert timed_forms.choose(rows) == {
+        "conv": {"wide": "winograd", "thin": "patches"},
+        "weight_gradient": {"thin": "patches"},
+    }
+
+
+def test_every_form_of_a_layer_is_timed_and_the_table_stays():
+    before = json.dumps(forms.TABLE)
+    layer = timed_forms.Layer(tasks=2, images=2, size=4, channels=1, features=2, stride=2)
+    rows = timed_forms.measure(layer, "cpu", rounds=1)
+    assert [row["operation"] for row in rows] == ["conv", "weight_gradient"]  # it reads pictures
+    for found in rows:
+        assert found["class"] == "strided" and set(found["ms"]) == {"xla", "taps", "patches"}
+        assert min(found["ms"].values()) > 0
+    assert json.dumps(forms.TABLE) == before
+
+
+def test_what_was_not_measured_stays_in_the_table(monkeypatch, tmp_path):
+    shutil.copy(forms.PATH, tmp_path / "forms.json")
+    monkeypatch.setattr(forms, "PATH", tmp_path / "forms.json")
+    timed_forms.write("cuda", {"device": "a card"}, {"conv": {"wide": "patches"}})
+    stored = json.loads((tmp_path / "forms.json").read_text())
+    assert stored["cuda"]["forms"]["conv"] == {"wide": "patches", "thin": "xla", "strided": "xla"}
+    assert stored["cuda"]["origin"] == {"device": "a card"}
+    assert {name: stored[name] for name in forms.TABLE} == forms.TABLE
 
 
 @pytest.mark.parametrize("parts", [{"W1", "growth"}, {"W1"}])
