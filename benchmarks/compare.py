@@ -5,8 +5,8 @@
 
 Both start from the same parameters and tasks and must report the same first loss. The programs run
 A B A B, each in a process of its own, and the ratio is taken pair by pair. Each pair waits until
-the machine's load is low; the table shows the load at its start. `--workloads= --nogrowth` only
-writes the text and the picture again. On a GPU: `python -m benchmarks.gpu`.
+the machine's load is low; the table shows the load at its start. `--workloads=` only writes the
+text and the picture again. On a GPU: `python -m benchmarks.gpu`.
 """
 
 import json
@@ -28,7 +28,6 @@ _PAIRS = flags.DEFINE_integer("pairs", 3, "how often each program runs", lower_b
 _MINUTES = flags.DEFINE_float("minutes", 10.0, "most minutes for one program in one pair")
 _MAX_LOAD = flags.DEFINE_float("max_load", 1.0, "load of the machine at which a pair starts")
 _WAIT = flags.DEFINE_float("wait_minutes", 3.0, "most minutes to wait for the load to fall")
-_GROWTH = flags.DEFINE_boolean("growth", True, "also time W1 over inner steps and tasks")
 _RUNS = flags.DEFINE_integer("runs", 0, "timed steps; 0: by the workload")
 _TASKS = flags.DEFINE_integer("tasks", 0, "tasks in a meta-batch; 0: the workload's own")
 _DOCS = flags.DEFINE_string("docs", "docs", "folder to write to")
@@ -36,8 +35,6 @@ _DOCS = flags.DEFINE_string("docs", "docs", "folder to write to")
 _TIMED = {"W1": 10, "W2": 3, "W3": 5, "W4": 50, "W5": 10, "W6": 3}
 _ALLOCATOR = ("W1", "W2", "W3", "W5", "W6")  # also torch.func with cml_jax's allocator
 _LOOPS = ("W3", "W4")  # also as a Python loop over tasks, as the released code has it
-_STEPS = (1, 2, 5, 10, 20)
-_COUNTS = (1, 4, 16, 64, 256)
 
 
 def main(_):
@@ -49,8 +46,6 @@ def main(_):
     for name in _WORKLOADS.value:
         store[name] = compare(name)
         _write(store, path)
-    if _GROWTH.value:
-        store["growth"] = growth() | {"command": command}
     _write(store, path)
 
 
@@ -76,29 +71,6 @@ def compare(name: str) -> dict:
                 done.append(row | {"load_before": load})
     programs.check_losses(name, rows, 1e-3)
     return {"rows": rows, "ratios": programs.ratios(rows)}
-
-
-def growth() -> dict:
-    """Time and memory of cml_jax against inner steps (with and without remat) and tasks."""
-
-    def row(*arguments):
-        _quiet()
-        timed = f"--runs={_RUNS.value or 5}"
-        done = programs.run(
-            "cml_jax", "--workload=W1", timed, *arguments, seconds=60 * _MINUTES.value
-        )
-        print("W1", *arguments, f"{done['ms_median']:.1f} ms", flush=True)
-        return done
-
-    return {
-        "inner steps": {
-            remat: [row("--tasks=4", f"--inner_steps={k}", f"--remat={remat}") for k in _STEPS]
-            for remat in ("off", "on")
-        },
-        "tasks": [row(f"--tasks={count}") for count in _COUNTS],
-        "steps": _STEPS,
-        "counts": _COUNTS,
-    }
 
 
 def _quiet() -> float:

@@ -17,7 +17,7 @@ _LONGEST = 2.0  # bars end here: one slow program must not make the others invis
 
 
 def draw(store: dict, path: str | os.PathLike) -> None:
-    """Draws the programs' times and, where measured, cml_jax's over inner steps and over tasks.
+    """Draws the programs' times, relative to torch.func's.
 
     Args:
       store: What docs/results/performance.json has.
@@ -25,17 +25,10 @@ def draw(store: dict, path: str | os.PathLike) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 5) if "growth" in store else (6, 5), layout="constrained")
-    if "growth" in store:
-        left, middle, right = figure.subfigures(1, 3, width_ratios=(1.2, 1, 1))
-        _inner_steps(middle.subplots(2, sharex=True), store["growth"])
-        _tasks(right.subplots(), store["growth"])
-    else:
-        left = figure
-    _programs(left.subplots(), store)
-    for part in (figure, *figure.subfigs):
-        for axes in part.axes:
-            axes.spines[["top", "right"]].set_visible(False)
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    _programs(axes, store)
+    axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 
 
@@ -66,31 +59,3 @@ def _programs(axes, store):
     axes.margins(x=0.22)
     axes.set_xlabel("time of a step, in parts of torch.func's")
     axes.legend(frameon=False, fontsize=8, loc="upper center", ncols=2, bbox_to_anchor=(0.5, 1.13))
-
-
-def _inner_steps(both, growth):
-    for axes, key, label in zip(
-        both, ("ms_median", "compiled_mb"), ("ms a step", "MB, compiler's count"), strict=True
-    ):
-        for remat, style in (("off", "o-"), ("on", "s--")):
-            values = [row[key] for row in growth["inner steps"][remat]]
-            axes.plot(growth["steps"], values, style, label=f"remat {remat}", markersize=4)
-        axes.set_ylim(bottom=0)
-        axes.set_xticks(growth["steps"])
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.25)
-    both[0].legend(frameon=False, fontsize=8)
-    both[1].set_xlabel("inner steps (W1, 4 tasks)")
-
-
-def _tasks(axes, growth):
-    counts = growth["counts"]
-    values = [row["ms_median"] / t for t, row in zip(counts, growth["tasks"], strict=True)]
-    axes.plot(counts, values, "o-", color=_COLORS["cml_jax"], markersize=4)
-    axes.set_xscale("log", base=4)
-    axes.set_xticks(counts, [str(count) for count in counts])
-    axes.minorticks_off()
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("tasks in a meta-batch (W1)")
-    axes.set_ylabel("ms a task")
-    axes.grid(alpha=0.25)

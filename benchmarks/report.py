@@ -36,8 +36,6 @@ def measured(store: dict, gpu: dict | None = None) -> str:
         "",
         *_table(store, "GFLOP/s", 1),
     ]
-    if "growth" in store:
-        lines += ["", *_growth(store["growth"])]
     if gpu:
         lines += ["", *_gpu(gpu)]
     return "\n".join(lines) + "\n"
@@ -72,28 +70,6 @@ def _table(store, unit, gflops_in_unit):
                     ]
                 )
             )
-    return lines
-
-
-def _growth(growth):
-    lines = [f"How time and memory grow (`{growth['command']}`; MB by the compiler's count)."]
-    lines += ["", "W1 with 4 tasks against inner steps:", ""]
-    lines += [_line(["inner steps", "ms", "MB", "ms, remat", "MB, remat"])]
-    lines += [_line(["---"] * 5)]
-    both = zip(
-        growth["steps"], growth["inner steps"]["off"], growth["inner steps"]["on"], strict=True
-    )
-    for steps, *rows in both:
-        cells = [str(steps)]
-        for row in rows:
-            cells += [f"{row['ms_median']:.0f}", f"{row['compiled_mb']:.0f}"]
-        lines.append(_line(cells))
-    lines += ["", "W1 against tasks:", ""]
-    lines += [_line(["tasks", "ms", "ms a task", "MB"]), _line(["---"] * 4)]
-    for count, row in zip(growth["counts"], growth["tasks"], strict=True):
-        ms = row["ms_median"]
-        cells = [str(count), f"{ms:.0f}", f"{ms / count:.1f}", f"{row['compiled_mb']:.0f}"]
-        lines.append(_line(cells))
     return lines
 
 

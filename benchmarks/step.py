@@ -30,6 +30,10 @@ _INNER_STEPS = flags.DEFINE_integer("inner_steps", 0, "0: the workload's own")
 _TASKS = flags.DEFINE_integer("tasks", 0, "0: the workload's own")
 _SIZE = flags.DEFINE_integer("size", 0, "of an image; 0: the workload's own")
 _SUPPORT = flags.DEFINE_integer("support", 0, "examples; 0: the workload's own")
+_QUERY = flags.DEFINE_integer("query", 0, "examples; 0: the workload's own")
+_WAYS = flags.DEFINE_integer("ways", 0, "classes; 0: the workload's own")
+_FILTERS = flags.DEFINE_integer("filters", 0, "of conv4; 0: the workload's own")
+_SEEDS = flags.DEFINE_integer("seeds", 1, "as --config.num_seeds", lower_bound=1)
 _EXPORT = flags.DEFINE_string("export", "", "write the initial parameters to this npz")
 _PROFILE = flags.DEFINE_boolean("profile", False, "also say where the time of two steps goes")
 
@@ -42,11 +46,14 @@ def main(_):
         tasks=_TASKS.value or workload.tasks,
         size=_SIZE.value or workload.size,
         support=_SUPPORT.value or workload.support,
+        query=_QUERY.value or workload.query,
+        ways=_WAYS.value or workload.ways,
+        filters=_FILTERS.value or workload.filters,
     )
     allocator.restart_with_huge_pages(_MALLOC.value)
     devices.configure(_DEVICES.value, compilation_cache=False, precision=_PRECISION.value)
     plan = plan_of(workload, _DEVICES.value, _CHUNK.value, _REMAT.value == "on")
-    result = measure(workload, plan, _RUNS.value, _EXPORT.value, _PROFILE.value)
+    result = measure(workload, plan, _RUNS.value, _EXPORT.value, _PROFILE.value, _SEEDS.value)
     result = {"workload": _WORKLOAD.value, "precision": _PRECISION.value} | result
     if _JSON.value:
         print(json.dumps(result))
@@ -64,7 +71,9 @@ def plan_of(workload, count: int = 0, chunk: int = 0, remat: bool = False) -> de
     )
 
 
-def measure(workload, plan, runs: int, export: str = "", profiled: bool = False) -> dict:
+def measure(
+    workload, plan, runs: int, export: str = "", profiled: bool = False, seeds: int = 1
+) -> dict:
     """Compiles, warms up and times `runs` steps, then a matrix product in the same precision.
 
     Args:
@@ -73,6 +82,7 @@ def measure(workload, plan, runs: int, export: str = "", profiled: bool = False)
       runs: How many steps are timed.
       export: Path of an npz to which the initial parameters are written; "" writes none.
       profiled: Whether two more steps are traced, into the entry "profile".
+      seeds: How many runs, each with a state and with tasks of its own, are side by side.
     """
     import jax
     import jax.numpy as jnp
@@ -92,10 +102,13 @@ def measure(workload, plan, runs: int, export: str = "", profiled: bool = False)
     tasks, state = jax.device_put((tasks, state), (plan.tasks, plan.replicated))
     step = partial(cml_jax.meta_step, method, optimizer, chunk=plan.chunk)
     started = time.perf_counter()
+    if seeds > 1:
+        step = jax.vmap(step)
+        state, tasks = jax.tree.map(lambda x: jnp.stack([x] * seeds), (state, tasks))
     compiled = jax.jit(step, donate_argnums=0).lower(state, tasks).compile()
     compile_s = time.perf_counter() - started
     state, metrics = compiled(state, tasks)
-    first_loss = float(metrics["loss"])
+    first_loss = float(jnp.mean(metrics["loss"]))
 
     times = []
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -108,14 +121,15 @@ def measure(workload, plan, runs: int, export: str = "", profiled: bool = False)
     on_device = jax.devices()[0].memory_stats()  # before the product: its arrays are not the step's
     product = matmul_gflops()
     median = float(np.median(times))
-    gflops = workload.gflop() / median
+    gflop = seeds * workload.gflop()
     result = {
         "ms_median": 1e3 * median,
         "ms_min": 1e3 * min(times),
         "runs": len(times),
-        "tasks_per_second": workload.tasks / median,
-        "gflops": gflops,
-        "fraction_of_matmul_peak": gflops / product,
+        "tasks_per_second": seeds * workload.tasks / median,
+        "gflop": gflop,
+        "gflops": gflop / median,
+        "fraction_of_matmul_peak": gflop / median / product,
         "matmul_gflops": product,
         "compiled_mb": memory_needed(compiled, plan.devices) / 2**20,
         "peak_rss_mb": usage.ru_maxrss / 1024,
@@ -161,8 +175,9 @@ def build(workload, remat: bool):
     if not workload.ways:
         return cml_jax.maml(models.mlp(), cml_jax.squared_error, **rates, remat=remat)
     loss = cml_jax.cross_entropy
+    filters = {"filters": workload.filters}
     networks = {
-        "conv4": (models.conv4, models.conv_co_learner),
+        "conv4": (partial(models.conv4, **filters), partial(models.conv_co_learner, **filters)),
         "resnet12": (models.resnet12, models.resnet12_co_learner),
     }
     network, co_learner = networks[workload.network]

@@ -17,6 +17,7 @@ class Workload(NamedTuple):
       inner_steps: gradient steps, and `inner_rate` their size.
       co_learner: whether CML's convolutional co-learner is trained along.
       network: "conv4" or "resnet12", of images.
+      filters: Channels of every block of conv4.
     """
 
     meaning: str
@@ -30,6 +31,7 @@ class Workload(NamedTuple):
     inner_rate: float
     co_learner: bool = False
     network: str = "conv4"
+    filters: int = 64
 
     def gflop(self) -> float:
         """Arithmetic of a step, counted by hand, in GFLOP (multiplications and additions).
@@ -56,11 +58,12 @@ class Workload(NamedTuple):
 
         size = self.size
         if self.network == "conv4":
-            first, rest = convolution(size, self.channels, 64), 0
+            filters = self.filters
+            first, rest = convolution(size, self.channels, filters), 0
             for _ in range(3):
                 size //= 2
-                rest += convolution(size, 64, 64)
-            return first, rest, 2 * convolution(size, 64, 64)
+                rest += convolution(size, filters, filters)
+            return first, rest, 2 * convolution(size, filters, filters)
         first, rest, channels = 0, 0, self.channels
         for features in (64, 128, 256, 512):
             reads = convolution(size, channels, features) + convolution(size, channels, features, 1)

@@ -25,6 +25,7 @@ class Shown(NamedTuple):
 
 _SINE, _REPTILE_SINE = "sinusoid, 5-shot, 1 step", "sinusoid, 10-shot, 5 steps"
 _OMNIGLOT, _CIFAR = "Omniglot 5-way 1-shot", "CIFAR-FS 5-way 1-shot, 5,000 steps"
+_FC100 = "FC100 5-way 1-shot, 3,000 steps"
 
 FRONT = [
     Shown("MAML", _SINE, "sinusoid", "MAML", (0.67, 0)),
@@ -39,6 +40,8 @@ FRONT = [
     Shown("MAML + agreement", _OMNIGLOT, "omniglot", "MAML + agreement", (0.986, 0.0063), 3),
     Shown("MAML", _CIFAR, "cifar_fs", "1-shot: MAML", (0.5655, 0)),
     Shown("MAML + CML", _CIFAR, "cifar_fs", "1-shot: MAML + CML", (0.5767, 0)),
+    Shown("MAML", _FC100, "fc100", "1-shot: MAML", (0.3607, 0)),
+    Shown("MAML + CML", _FC100, "fc100", "1-shot: MAML + CML", (0.3690, 0)),
     *(
         Shown(f"{network}{cml}", f"{graph}, 2-way 1-shot", "nodes", f"{label}: {network}{cml}", to)
         for network, cml, graph, label, to in (

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import forms as timed_forms
-from benchmarks import picture, profile, programs, report, step, wait
+from benchmarks import growth, picture, profile, programs, report, step, wait
 from benchmarks.workloads import WORKLOADS
 from cml_jax.ops import forms
 
@@ -42,21 +42,14 @@ def row(ms, mb=100.0, **more):
 
 @pytest.fixture
 def store():
-    """What `benchmarks.compare` stores: W1 in two pairs, and growth."""
+    """What `benchmarks.compare` stores: W1 in two pairs."""
     rows = {
         "cml_jax": [row(150), row(130)],
         "torch.func": [row(600), row(500)],
         "torch.func, same allocator": [row(300), row(260)],
     }
-    growth = {
-        "inner steps": {"off": [row(10, 50), row(19, 90)], "on": [row(14, 50), row(27, 55)]},
-        "tasks": [row(9), row(33), row(128)],
-        "steps": [1, 2],
-        "counts": [1, 4, 16],
-        "command": "the growth command",
-    }
     entry = {"rows": rows, "ratios": programs.ratios(rows)}
-    return {"command": "the command", "cores": 4, "W1": entry, "growth": growth}
+    return {"command": "the command", "cores": 4, "W1": entry}
 
 
 def test_the_arithmetic_of_a_small_workload_by_hand():
@@ -93,8 +86,6 @@ def test_the_report_has_ratios_and_keeps_what_people_wrote(store):
     assert "old numbers" not in page and "the command" in page
     assert "| torch.func | 550.0 | **0.255** (0.250, 0.260) |" in page
     assert "| torch.func, same allocator | 280.0 | **0.500** (0.500, 0.500) |" in page
-    assert "| 2 | 19 | 90 | 27 | 55 |" in page  # inner steps, without and with remat
-    assert "| 16 | 128 | 8.0 | 100 |" in page  # tasks
     assert report.replace(page, report.measured(store)) == page
 
 
@@ -170,12 +161,21 @@ def test_what_was_not_measured_stays_in_the_table(monkeypatch, tmp_path):
     assert {name: stored[name] for name in forms.TABLE} == forms.TABLE
 
 
-@pytest.mark.parametrize("parts", [{"W1", "growth"}, {"W1"}])
-def test_the_picture_is_drawn_from_what_there_is(store, tmp_path, parts):
-    pytest.importorskip("matplotlib", reason="PICTURE NOT TESTED: install matplotlib")
-    path = tmp_path / "performance.png"
-    picture.draw({name: store[name] for name in parts}, path)
-    assert path.read_bytes().startswith(b"\x89PNG")
+def test_the_pictures_are_drawn_from_what_there_is(store, tmp_path):
+    pytest.importorskip("matplotlib", reason="PICTURES NOT TESTED: install matplotlib")
+    picture.draw(store, tmp_path / "performance.png")
+    point = {"ms": 5.0, "mb": 80.0, "gflop": 2.0}
+    stored = {"--workload=W1 --tasks=1": point, "--workload=W1 --devices=2": point}
+    growth.draw(stored, tmp_path / "growth.png")
+    for path in tmp_path.iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_arithmetic_at_the_pace_of_the_last_point():
+    known = [("1", {"ms": 4.0, "gflop": 6.0}), ("2", {"ms": 3.0, "gflop": 6.0})]
+    assert growth.theory(known) == [6.0, 3.0]  # shared by devices
+    known[0][1]["gflop"] = 2.0
+    assert growth.theory(known) == [1.0, 3.0]
 
 
 def test_other_losses_are_an_error():
