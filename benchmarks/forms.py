@@ -39,7 +39,7 @@ class Layer(NamedTuple):
 
 
 def layers_of(name: str, platform: str) -> list[Layer]:
-    """The convolutions of a workload of pictures, and its network's with strides in pools' place.
+    """The convolutions of a workload of pictures, and its first two with strides in pools' place.
 
     Args:
       name: Name of the workload.
@@ -55,9 +55,10 @@ def layers_of(name: str, platform: str) -> list[Layer]:
             layers.append(Layer(tasks, images, size, features, features))
             size, channels = size // 2, features
         return layers
-    for _ in range(4):
+    for block in range(4):
         layers.append(Layer(tasks, images, size, channels, 64))
-        layers.append(Layer(tasks, images, size, channels, 64, stride=2))
+        if block < 2:  # then the maps are small
+            layers.append(Layer(tasks, images, size, channels, 64, stride=2))
         size, channels = size // 2, 64
     return layers
 
@@ -84,22 +85,26 @@ def measure(layer: Layer, platform: str, rounds: int) -> list[dict]:
     row = json.loads(json.dumps(forms.TABLE.get(platform, forms.TABLE["default"])))
     first = channels < 4
     operations = [name for name in forms.OPERATIONS if not (first and name == "input_gradient")]
-    programs = {}
+    taken = {operation: row["forms"][operation][kind] for operation in operations}
+    programs, which = {}, {}
     for operation in operations:
         for form in forms.FORMS:
             if not forms.fits(form, shape, stride, jnp.float32):
                 continue
-            changed = json.loads(json.dumps(row))
-            changed["forms"][operation][kind] = form
-            try:
-                with mock.patch.dict(forms.TABLE, {platform: changed}):
-                    part = _of_tasks(_part_of_a_step(first, stride), platform)
-                    program = jax.jit(part).lower(x, kernel, query)
-                program = program.compile()
-                jax.block_until_ready(program(x, kernel, query))
-            except jax.errors.JaxRuntimeError:  # it needs more memory than there is
+            changed = taken | {operation: form}
+            key = which[operation, form] = tuple(changed.values())
+            if key in programs:  # what the table has is the same for every operation
                 continue
-            programs[operation, form] = program
+            for name, own in changed.items():
+                row["forms"][name][kind] = own
+            try:
+                with mock.patch.dict(forms.TABLE, {platform: row}):
+                    part = _of_tasks(_part_of_a_step(first, stride), platform)
+                    lowered = jax.jit(part).lower(x, kernel, query)
+                programs[key] = lowered.compile()
+                jax.block_until_ready(programs[key](x, kernel, query))
+            except jax.errors.JaxRuntimeError:  # it needs more memory than there is
+                programs.pop(key, None)
     seconds = {key: [] for key in programs}
     for _ in range(rounds):
         for key, program in programs.items():
@@ -110,8 +115,10 @@ def measure(layer: Layer, platform: str, rounds: int) -> list[dict]:
             "layer": str(layer),
             "operation": operation,
             "class": kind,
-            "taken": row["forms"][operation][kind],
-            "ms": {form: value for (of, form), value in ms.items() if of == operation},
+            "taken": taken[operation],
+            "ms": {
+                form: ms[key] for (of, form), key in which.items() if of == operation if key in ms
+            },
         }
         for operation in operations
     ]
