@@ -12,9 +12,9 @@ step has it, can be many times slower than the same one outside.)
 
 Each operation in turn takes each of its forms, while the others have that of the table. Programs
 run in turn, and medians are compared. For each operation and class of shapes the form with the
-least geometric mean of its time over that of the fastest is the one to take; `--write` puts these,
-with the device, the date and the versions, into cml_jax/ops/forms.json. A second call with the new
-table shows whether it is still the best.
+least geometric mean of its time over that of the fastest is the one to take, if it is a tenth
+faster than the one in the table; `--write` puts these, with the device, the date and the versions,
+into cml_jax/ops/forms.json. A second call with the new table shows whether it is still the best.
 """
 
 import datetime
@@ -58,7 +58,8 @@ def main(_):
         "device": jax.devices()[0].device_kind,
         "date": datetime.date.today().isoformat(),
         "versions": {name: version(name) for name in ("jax", "jaxlib")},
-        "command": " ".join(["python", "-m", "benchmarks.convolutions", *sys.argv[1:]]),
+        "command": f"python -m benchmarks.convolutions --workloads={','.join(_OF.value)} "
+        f"--rounds={_ROUNDS.value} --minutes={_MINUTES.value:g}",
     }
     best = forms.choose(rows)
     if _TIMES.value:

@@ -123,19 +123,23 @@ def test_the_report_of_a_gpu_has_the_device_the_run_and_what_failed(store):
 
 
 def timed(operation, kind, **ms):
-    return {"layer": "a layer", "operation": operation, "class": kind, "ms": ms}
+    row = {"layer": "a layer", "operation": operation, "class": kind, "taken": "patches"}
+    return row | {"ms": ms}
 
 
 def test_the_form_that_is_taken_is_the_fastest_over_the_shapes_of_a_class():
     rows = [
         timed("conv", "wide", xla=1.0, patches=3.0, winograd=1.5),
         timed("conv", "wide", xla=9.0, patches=2.0, winograd=2.5),
+        timed("conv", "strided", taps=0.95, patches=1.0),  # not a tenth faster
+        timed("input_gradient", "strided", taps=0.8, patches=1.0),
         timed("conv", "thin", xla=3.0, patches=2.0, winograd=1.0),  # has to fit every kernel
         timed("weight_gradient", "thin", taps=1.0, patches=2.0),
         timed("weight_gradient", "thin", patches=2.0),  # there was no memory for the others
     ]
     assert timed_forms.choose(rows) == {
-        "conv": {"wide": "winograd", "thin": "patches"},
+        "conv": {"wide": "winograd", "thin": "patches", "strided": "patches"},
+        "input_gradient": {"strided": "taps"},
         "weight_gradient": {"thin": "patches"},
     }
 
