@@ -100,10 +100,10 @@ def measure(*arguments: str, seconds: float) -> dict:
 
 
 def draw(stored: dict[str, dict], path: Path) -> None:
-    """Draws a column for each axis: time above memory.
+    """Draws two charts for each axis, time above memory, on logarithmic scales.
 
     The dashed line is what theory has: the arithmetic of a step, shared by the devices, at the pace
-    of the last point; memory has none.
+    of the last point.
 
     Args:
       stored: What growth.json has.
@@ -111,36 +111,52 @@ def draw(stored: dict[str, dict], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3 * len(AXES), 5.5), layout="constrained")
-    for (time, memory), axis in zip(figure.subplots(2, len(AXES)).T, AXES.values(), strict=True):
-        for (name, shared), style in zip(axis.lines.items(), ("o-", "s-"), strict=False):
-            keys = [" ".join((*shared, *own)) for own in axis.points.values()]
-            points = zip(axis.points, keys, strict=True)
-            known = [(at, stored[key]) for at, key in points if key in stored]
-            if not known:
-                continue
-            labels = [at for at, _ in known]
-            ms = [row["ms"] for _, row in known]
-            time.plot(labels, ms, style, markersize=4, label=name or "measured")
-            memory.plot(labels, [row["mb"] for _, row in known], style, markersize=4, label=name)
-            for at, value in zip(labels, ms, strict=True):
-                text = f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-                time.annotate(text, (at, value), (0, 5), textcoords="offset points", fontsize=7)
-            if not name:
-                time.plot(labels, theory(known), "--", color="#888888", label="arithmetic")
-        time.set_yscale("log")
-        time.margins(0.15)
-        memory.set_ylim(bottom=0)
-        memory.set_xlabel(axis.label)
-        for axes in (time, memory):
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(alpha=0.25)
-        if time.lines and (len(axis.lines) > 1 or axis is AXES["tasks"]):
-            time.legend(frameon=False, fontsize=7)
-    left = figure.axes[0], figure.axes[len(AXES)]
-    for axes, label in zip(left, ("ms a step", "MB, compiler's count"), strict=True):
-        axes.set_ylabel(label)
+    columns = 4
+    rows = 2 * -(-len(AXES) // columns)
+    figure = Figure(figsize=(2.9 * columns, 2.3 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for i, axis in enumerate(AXES.values()):
+        row, column = 2 * (i // columns), i % columns
+        _chart(grid[row, column], grid[row + 1, column], axis, stored)
+        if column == 0:
+            grid[row, 0].set_ylabel("ms a step")
+            grid[row + 1, 0].set_ylabel("MB, compiler's count")
     figure.savefig(path, dpi=110)
+
+
+def _chart(time, memory, axis, stored):
+    """Draws one axis: its time, with the arithmetic, and its memory, all on logarithmic scales."""
+    for (name, shared), style in zip(axis.lines.items(), ("o-", "s-"), strict=False):
+        keys = [" ".join((*shared, *own)) for own in axis.points.values()]
+        points = zip(axis.points, keys, strict=True)
+        known = [(at, stored[key]) for at, key in points if key in stored]
+        if not known:
+            continue
+        places = [int(at) if at.isdigit() else at for at, _ in known]
+        below = {"time": [r["ms"] for _, r in known], "memory": [r["mb"] for _, r in known]}
+        for axes, values in zip((time, memory), below.values(), strict=True):
+            axes.plot(places, values, style, markersize=4, label=name or "measured")
+            for at, value in zip(places, values, strict=True):
+                text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+                offset = (0, -11 if name == "remat" else 5)
+                axes.annotate(text, (at, value), offset, textcoords="offset points", fontsize=7)
+        if not name:
+            time.plot(places, theory(known), "--", color="#888888", label="arithmetic")
+    for axes in (time, memory):
+        axes.set_axis_on()
+        axes.set_yscale("log")
+        if all(at.isdigit() for at in axis.points):
+            axes.set_xscale("log")
+            axes.set_xticks([int(at) for at in axis.points], list(axis.points))
+        axes.minorticks_off()
+        axes.margins(0.18)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    memory.set_xlabel(axis.label)
+    if len(time.lines) > 2 or axis is AXES["tasks"]:
+        time.legend(frameon=False, fontsize=7)
 
 
 def theory(known: list[tuple[str, dict]]) -> list[float]:
