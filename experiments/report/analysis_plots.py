@@ -51,7 +51,7 @@ def draw(
             f"{numbers['all_positive_of_batches']:.0%} of batches"
         )
         series = {"a task": found["tasks"], "a meta-batch": found["batches"]}
-        label = "cosine of the meta-learner's and the co-learner's gradients"
+        label = "cosine of head's and co-learner's gradients"
         _by_layer(series, path, title, label, line=0)
     elif name == "gradient_norms":
         series = {f"{part} set": found[part] for part in ("support", "query")}
