@@ -301,6 +301,21 @@ def test_torch_takes_the_same_step(tmp_path, monkeypatch):
     assert ours["tasks_per_second"] == pytest.approx(2e3 / ours["ms_median"])
 
 
+def test_seeds_side_by_side_do_the_same_steps(monkeypatch):
+    workload = WORKLOADS["W4"]._replace(tasks=2, inner_steps=1)
+    monkeypatch.setattr(step, "matmul_gflops", lambda: 100.0)
+    plan = step.plan_of(workload)
+    one, two = (step.measure(workload, plan, runs=1, seeds=seeds) for seeds in (1, 2))
+    assert two["first_loss"] == pytest.approx(one["first_loss"], rel=1e-6)
+    assert two["gflop"] == 2 * one["gflop"] == 2 * workload.gflop()
+
+
+def test_fewer_filters_are_a_quarter_of_the_products_after_the_first():
+    wide = WORKLOADS["W1"]
+    first, rest, _ = wide._forward()
+    assert wide._replace(filters=32)._forward()[:2] == (first / 2, rest / 4)
+
+
 def test_what_a_user_waits_for():
     """Medians of two rounds; the whole run at the pace after compilation, by hand."""
     parts = ["import, settings", "data", "trace, compile", "10 steps", "10 more, validation"]
