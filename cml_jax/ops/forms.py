@@ -7,6 +7,7 @@ the form of each operation and class of shapes, and where that comes from;
 
 import json
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def _taps(x, size, stride):
 def _taps_conv(x, kernel, stride):
     places = kernel.reshape(-1, *kernel.shape[2:])
     taps = _taps(x, kernel.shape[:2], stride)
-    return sum(jnp.tensordot(tap, places[i], 1) for i, tap in enumerate(taps))
+    return reduce(jnp.add, (jnp.tensordot(tap, places[i], 1) for i, tap in enumerate(taps)))
 
 
 def _taps_weight_gradient(x, g, size, stride):
