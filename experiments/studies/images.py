@@ -13,7 +13,9 @@ _ROWS = {"MAML": ("co_learner=none",), "MAML + CML": ("co_learner=conv",)}
 # give its body to the others, which then need fewer steps.
 _PROBING = "linear probing"
 _AGREEMENT = "weighting=gradient_agreement"
+_NOISE = ("co_learner=conv", "co_learner_frozen=True")
 _MORE = {
+    "MAML + random noise": _NOISE,
     "MAML + agreement": ("co_learner=none", _AGREEMENT),
     "MAML + CML + agreement": ("co_learner=conv", _AGREEMENT),
     "ProtoNet": ("method=proto_net", "co_learner=none"),
@@ -80,8 +82,18 @@ def _full(of) -> Study:
     return _study(config, _TEST, *published)
 
 
-CIFAR_FS = _with_baselines(
-    _short(_CIFAR_FS, 5000), "cifar_fs", ("train_steps=5000", *_SHORT), few=1000
+def _followed(study: Study, labels: tuple[str, ...]) -> Study:
+    """The study, with the analyses over training of some of its runs."""
+    return study._replace(
+        runs=study.runs
+        | {label: (*study.runs[label], "eval.analyze_every=500") for label in labels}
+    )
+
+
+# Five examples of each class, as in the figures of the CML paper.
+CIFAR_FS = _followed(
+    _with_baselines(_short(_CIFAR_FS, 5000), "cifar_fs", ("train_steps=5000", *_SHORT), few=1000),
+    labels=("5-shot: MAML + CML", "5-shot: MAML + random noise"),
 )
 FC100, MINI_IMAGENET = _short(_FC100, 3000), _short(_MINI, 3000)
 CIFAR_FS_FULL, FC100_FULL, MINI_IMAGENET_FULL = map(_full, (_CIFAR_FS, _FC100, _MINI))
