@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cml_jax.ops import batch_norm, conv, max_pool
+from cml_jax.ops import batch_norm, conv, dense, max_pool
 
 
 def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
@@ -75,7 +75,15 @@ class Linear(nn.Module):
         if inputs.dtype == jnp.uint8:
             _check_floating(inputs, "a linear layer")  # before Flax casts pixels of 0 to 255
         init = uniform_fan_in(inputs.shape[-1])
-        return nn.Dense(self.features, kernel_init=init, bias_init=init)(inputs)
+        return nn.Dense(self.features, kernel_init=init, bias_init=init, dot_general=_product)(
+            inputs
+        )
+
+
+def _product(inputs, kernel, dimension_numbers, precision=None):
+    """`nn.Dense`'s product, which is always that of the last axis with the first."""
+    del dimension_numbers, precision
+    return dense(inputs, kernel)
 
 
 class BatchNorm(nn.Module):

@@ -1,7 +1,9 @@
-"""Convolution, pooling and normalisation, whose derivatives decide the speed of meta-learning."""
+"""Convolution, product, pool and norm, whose derivatives decide the speed of meta-learning."""
 
 from cml_jax.ops.conv import conv
+from cml_jax.ops.dense import dense
 from cml_jax.ops.norm import batch_norm
 from cml_jax.ops.pool import max_pool
+from cml_jax.ops.primitive import linear_primitive
 
-__all__ = ["batch_norm", "conv", "max_pool"]
+__all__ = ["batch_norm", "conv", "dense", "linear_primitive", "max_pool"]

@@ -1,12 +1,10 @@
 """Two-dimensional convolution whose derivatives, of any order, are matrix products."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from cml_jax.ops.forms import TABLE, chosen, compute
+from cml_jax.ops.forms import chosen, compute
+from cml_jax.ops.primitive import linear_primitive
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
@@ -15,13 +13,11 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
         y[n, i, j, f] = sum_{a, b, c} x[n, i * stride + a - kh // 2, j * stride + b - kw // 2, c]
                         * kernel[a, b, c, f]
 
-    A convolution is linear in each argument, and the derivatives of it and of its weight gradient
-    are these two again. Each has its derivative written with the pair, so that under `vmap` with a
-    kernel per task, at any order, XLA on CPU sees batched matrix products; the convolutions that it
-    would build from `lax.conv_general_dilated` are many times slower.
-
-    It has reverse-mode derivatives of any order, but no forward mode (`jax.jvp`), which
-    `jax.custom_vjp` excludes.
+    A convolution is linear in each argument, and so are its input gradient and its weight
+    gradient, whose derivatives are these three again. Each is an operation of its own
+    (`linear_primitive`), so that under `vmap` with a kernel per task, at any order and in both
+    modes, XLA on CPU sees batched matrix products; the convolutions that it would build from
+    `lax.conv_general_dilated` are many times slower.
 
     Args:
       x: The images `[n, h, w, c]`, of any floating dtype.
@@ -32,8 +28,8 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
       An array `[n, ceil(h / stride), ceil(w / stride), f]`.
 
     Raises:
-      ValueError: When the shapes do not fit, the kernel has an even size, the images are integers
-        or the stride is below 1.
+      ValueError: When shapes or dtypes do not fit, the kernel has an even size, the images are
+        integers or the stride is below 1.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.arange(9.0).reshape(1, 3, 3, 1)
@@ -65,71 +61,45 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
             f"x is {x.dtype} but a convolution takes floating images: convert them first, as by "
             "x.astype(jnp.float32) / 255"
         )
+    if x.dtype != kernel.dtype:
+        raise ValueError(f"x is {x.dtype} and the kernel {kernel.dtype}: convert one of them")
     return _conv(x, kernel, stride)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv(x, kernel, stride):
-    return _computed("conv", x, kernel, kernel.shape, stride)
+def _form(operation, kernel_shape, platform, left, right, *static):
+    """An operation in the form that `forms.json` has for the platform."""
+    form = chosen(platform, operation, kernel_shape, static[-1], left.dtype)
+    return compute(form, operation, left, right, kernel_shape, static, blocked=platform == "cpu")
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _weight_gradient(x, g, size, stride):
-    return _computed("weight_gradient", x, g, (*size, x.shape[-1], g.shape[-1]), size, stride)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _input_gradient(g, kernel, shape, stride):
-    """The cotangent of an input whose height and width are `shape`."""
-    return _computed("input_gradient", g, kernel, kernel.shape, shape, stride)
-
-
-def _conv_forward(x, kernel, stride):
-    return _conv(x, kernel, stride), (x, kernel)
-
-
-def _conv_backward(stride, saved, g):
-    x, kernel = saved
-    return (
-        _input_gradient(g, kernel, x.shape[1:3], stride),
-        _weight_gradient(x, g, kernel.shape[:2], stride),
-    )
-
-
-def _weight_gradient_forward(x, g, size, stride):
-    return _weight_gradient(x, g, size, stride), (x, g)
-
-
-def _weight_gradient_backward(size, stride, saved, kernel):
-    x, g = saved
-    return _input_gradient(g, kernel, x.shape[1:3], stride), _conv(x, kernel, stride)
-
-
-def _input_gradient_forward(g, kernel, shape, stride):
-    return _input_gradient(g, kernel, shape, stride), (g, kernel)
-
-
-def _input_gradient_backward(shape, stride, saved, x):
-    g, kernel = saved
-    return _conv(x, kernel, stride), _weight_gradient(x, g, kernel.shape[:2], stride)
-
-
-_conv.defvjp(_conv_forward, _conv_backward)
-_weight_gradient.defvjp(_weight_gradient_forward, _weight_gradient_backward)
-_input_gradient.defvjp(_input_gradient_forward, _input_gradient_backward)
-
-
-def _computed(operation, left, right, shape, *static):
-    """An operation in the form that `forms.json` has for the device that it is compiled for."""
-    forms = {
-        platform: partial(
-            compute,
-            chosen(platform, operation, shape, static[-1], left.dtype),
-            operation,
-            shape=shape,
-            static=static,
-            blocked=platform == "cpu",
-        )
-        for platform in TABLE
-    }
-    return lax.platform_dependent(left, right, **forms)
+_conv = linear_primitive(
+    "conv",
+    lambda platform, x, kernel, stride: _form("conv", kernel.shape, platform, x, kernel, stride),
+    shape=lambda x, kernel, stride: (
+        x.shape[0],
+        *(-(-size // stride) for size in x.shape[1:3]),
+        kernel.shape[3],
+    ),
+    left_transpose=lambda y, kernel, x, stride: _input_gradient(y, kernel, x[1:3], stride),
+    right_transpose=lambda x, y, kernel, stride: _weight_gradient(x, y, kernel[:2], stride),
+)
+# The cotangent of the images, whose height and width are `size`.
+_input_gradient = linear_primitive(
+    "conv_input_gradient",
+    lambda platform, g, kernel, size, stride: _form(
+        "input_gradient", kernel.shape, platform, g, kernel, size, stride
+    ),
+    shape=lambda g, kernel, size, stride: (g.shape[0], *size, kernel.shape[2]),
+    left_transpose=lambda x, kernel, g, size, stride: _conv(x, kernel, stride),
+    right_transpose=lambda g, x, kernel, size, stride: _weight_gradient(x, g, kernel[:2], stride),
+)
+# The cotangent of the kernel, whose height and width are `size`.
+_weight_gradient = linear_primitive(
+    "conv_weight_gradient",
+    lambda platform, x, g, size, stride: _form(
+        "weight_gradient", (*size, x.shape[3], g.shape[3]), platform, x, g, size, stride
+    ),
+    shape=lambda x, g, size, stride: (*size, x.shape[3], g.shape[3]),
+    left_transpose=lambda kernel, g, x, size, stride: _input_gradient(g, kernel, x[1:3], stride),
+    right_transpose=lambda x, kernel, g, size, stride: _conv(x, kernel, stride),
+)

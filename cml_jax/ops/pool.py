@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cml_jax.ops.primitive import linear_primitive
+
 
 def max_pool(x: jax.Array) -> jax.Array:
     """The maximum of each 2 x 2 window, at stride 2; an odd last row or column is dropped.
@@ -14,9 +16,6 @@ def max_pool(x: jax.Array) -> jax.Array:
     rule). Only its place, one byte, is kept for the derivatives: those of `lax.reduce_window` are
     slow on CPU and its second one is not defined everywhere; those of strided slices write the
     whole input four times.
-
-    It has reverse-mode derivatives of any order, but no forward mode (`jax.jvp`), which
-    `jax.custom_vjp` excludes.
 
     Args:
       x: The images or feature maps `[n, h, w, c]`, of any floating dtype, h and w at least 2.
@@ -42,35 +41,19 @@ def max_pool(x: jax.Array) -> jax.Array:
     return _max_pool(x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2])
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _max_pool(x):
-    return _max_pool_forward(x)[0]
+    return _largest(x)[0]
 
 
-@jax.custom_vjp
-def _gather(x, place):
-    """The entry of each window at `place`, a number from 0 to 3."""
-    first, second, third, fourth = _corners(x)
-    top = jnp.where(place == 0, first, second)
-    return jnp.where(place < 2, top, jnp.where(place == 2, third, fourth))
+@_max_pool.defjvp
+def _(primals, tangents):
+    value, place = _largest(*primals)
+    return value, _gather(*tangents, place)
 
 
-@jax.custom_vjp
-def _spread(g, place):
-    """`g` at `place` of each window and zeros elsewhere, the transpose of `_gather`."""
-    n, height, width, channels = g.shape
-    row = lax.broadcasted_iota(jnp.uint8, (1, 1, 2, 1, 2, 1), 2)
-    column = lax.broadcasted_iota(jnp.uint8, (1, 1, 2, 1, 2, 1), 4)
-    here = place[:, :, None, :, None] == 2 * row + column
-    g = jnp.where(here, g[:, :, None, :, None], jnp.zeros((), g.dtype))
-    return g.reshape(n, 2 * height, 2 * width, channels)
-
-
-def _corners(x):
-    return [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
-
-
-def _max_pool_forward(x):
+def _largest(x):
+    """The maximum of each window and its place, a number from 0 to 3."""
     value, *corners = _corners(x)
     place = jnp.zeros(value.shape, jnp.uint8)
     for i, corner in enumerate(corners, 1):
@@ -79,10 +62,36 @@ def _max_pool_forward(x):
     return value, place
 
 
-_max_pool.defvjp(_max_pool_forward, lambda place, g: (_spread(g, place),))
-_gather.defvjp(
-    lambda x, place: (_gather(x, place), place), lambda place, g: (_spread(g, place), None)
+def _corners(x):
+    return [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+
+
+def _computed_gather(platform, x, place):
+    first, second, third, fourth = _corners(x)
+    top = jnp.where(place == 0, first, second)
+    return jnp.where(place < 2, top, jnp.where(place == 2, third, fourth))
+
+
+def _computed_spread(platform, g, place):
+    n, height, width, channels = g.shape
+    row = lax.broadcasted_iota(jnp.uint8, (1, 1, 2, 1, 2, 1), 2)
+    column = lax.broadcasted_iota(jnp.uint8, (1, 1, 2, 1, 2, 1), 4)
+    here = place[:, :, None, :, None] == 2 * row + column
+    g = jnp.where(here, g[:, :, None, :, None], jnp.zeros((), g.dtype))
+    return g.reshape(n, 2 * height, 2 * width, channels)
+
+
+# The entry of each window at its `place`.
+_gather = linear_primitive(
+    "max_pool_gather",
+    _computed_gather,
+    shape=lambda x, place: place.shape,
+    left_transpose=lambda y, place, x: _spread(y, place),
 )
-_spread.defvjp(
-    lambda g, place: (_spread(g, place), place), lambda place, x: (_gather(x, place), None)
+# `g` at `place` of each window and zeros elsewhere.
+_spread = linear_primitive(
+    "max_pool_spread",
+    _computed_spread,
+    shape=lambda g, place: (g.shape[0], 2 * g.shape[1], 2 * g.shape[2], g.shape[3]),
+    left_transpose=lambda x, place, g: _gather(x, place),
 )

@@ -136,7 +136,7 @@ def test_conv_in_blocks_of_images_equals_conv_at_once(monkeypatch, channels, str
             return jax.jit(jax.value_and_grad(loss, (0, 1)))
 
         monkeypatch.setattr(forms, "_BLOCK_BYTES", images * 9 * 5 * 4 * channels * 8)
-        assert "scan" in str(jax.make_jaxpr(gradient(conv))(x, kernel))
+        assert "while" in gradient(conv).lower(x, kernel).as_text()
         assert_close(gradient(conv)(x, kernel), gradient(xla_conv)(x, kernel))
 
 
