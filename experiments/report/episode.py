@@ -58,7 +58,7 @@ def draw_episode(task: Task, path: Path, title: str, names: Sequence[str] = ()) 
     axes.set_yticks(middles, ["support", "queries"], rotation=90, va="center")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
     return True
 
 

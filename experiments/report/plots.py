@@ -171,7 +171,11 @@ def fits(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str
         axes.set_xlabel("x")
         frame(axes)
     figure.axes[0].set_ylabel("y")
-    figure.axes[-1].legend(**_BESIDE)
+    # Below on the left: on a phone the right part of a wide picture is out of sight.
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        *handles, frameon=False, fontsize=9, loc="outside lower left", ncols=len(handles[1])
+    )
     figure.savefig(path, dpi=150)
 
 

@@ -165,7 +165,7 @@ def _numbers(run: _Run) -> list[Number]:
     name = LONG_NAMES.get(metric, metric)
     numbers = [Number(f"test {name}", value_of(metric, results.test), _of(run, results.test))]
     for row in beside(results, run.settings, results.test)[:2]:
-        unit = " %" if is_share(metric) else ""
+        unit = "%" if is_share(metric) else ""
         numbers.append(Number("published", f"{row}{unit}", row.source))
     best = value_of(metric, results.validation)
     numbers.append(Number("best validation", best, f"at step {results.validation['step']}"))
