@@ -13,6 +13,7 @@ import numpy as np
 
 from cml_jax import tasks
 from cml_jax.data import graphs
+from cml_jax.data.arrays import cached_arrays
 from cml_jax.graphs.block_graph import block_graph
 from cml_jax.graphs.graph import Graph, feature_scale
 from cml_jax.graphs.subgraphs import Subgraphs, subgraphs, subgraphs_of
@@ -88,7 +89,9 @@ def node_tasks(row: DataSet, settings: Mapping[str, Any], needs: str, at_least: 
     table = None
     if needs == "subgraphs":
         caps = {name: settings[f"model.subgraph_{name}"] for name in ("nodes", "neighbours")}
-        table = subgraphs(graph, **caps)
+        source = digest([caps, graph.features.shape], jax.tree.leaves(stored))
+        made = cached_arrays("subgraphs-v1", source, lambda: subgraphs(graph, **caps)._asdict())
+        table = Subgraphs(**made)
     graph, table = jax.tree.map(jnp.asarray, (graph, table))  # on the device once
     data = {
         part: OnGraph(graph, table, members(labels, getattr(split, part), at_least))
