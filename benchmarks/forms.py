@@ -144,14 +144,15 @@ def _part_of_a_step(first: bool, stride: int):
     import jax
     import jax.numpy as jnp
 
-    from cml_jax.ops import batch_norm, conv, max_pool
+    from cml_jax.ops import batch_norm, batch_norm_max_pool, conv
 
     wrt = (1,) if first else (0, 1)
 
     def loss(x, kernel):
         features = kernel.shape[-1]
-        y = batch_norm(conv(x, kernel, stride), jnp.ones(features), jnp.zeros(features))
-        return jnp.mean(jnp.square(jax.nn.relu(max_pool(y) if stride == 1 else y)))
+        norm = batch_norm_max_pool if stride == 1 else batch_norm
+        y = norm(conv(x, kernel, stride), jnp.ones(features), jnp.zeros(features))
+        return jnp.mean(jnp.square(jax.nn.relu(y)))
 
     def adapted(x, kernel, query):
         gradients = dict(zip(wrt, jax.grad(loss, wrt)(x, kernel), strict=True))

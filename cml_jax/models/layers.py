@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cml_jax.ops import batch_norm, conv, dense, max_pool
+from cml_jax.ops import batch_norm, batch_norm_max_pool, conv, dense
 
 
 def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
@@ -89,15 +89,18 @@ def _product(inputs, kernel, dimension_numbers, precision=None):
 class BatchNorm(nn.Module):
     """Batch normalisation that always uses the statistics of the batch at hand, eps 1e-5.
 
-    Scale (1) and bias (0) are ordinary parameters, which the inner loop adapts.
+    Scale (1) and bias (0) are ordinary parameters, which the inner loop adapts. With `pool` a 2x2
+    max-pool follows, in the same passes.
     """
+
+    pool: bool = False
 
     @nn.compact
     def __call__(self, inputs):
         shape = inputs.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
-        return batch_norm(inputs, scale, bias)
+        return (batch_norm_max_pool if self.pool else batch_norm)(inputs, scale, bias)
 
 
 class ConvBlock(nn.Module):
@@ -120,5 +123,4 @@ class ConvBlock(nn.Module):
         init = uniform_fan_in(9 * inputs.shape[-1])
         kernel = self.param("kernel", init, shape)
         self.param("bias", init, (self.features,))
-        outputs = BatchNorm()(conv(inputs, kernel, self.stride))
-        return nn.relu(max_pool(outputs) if self.pool else outputs)
+        return nn.relu(BatchNorm(self.pool)(conv(inputs, kernel, self.stride)))

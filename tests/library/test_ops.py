@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from cml_jax.ops import batch_norm, conv, forms, max_pool
+from cml_jax.ops import batch_norm, batch_norm_max_pool, conv, forms, max_pool
 
 
 def normal(seed, *shape):
@@ -225,8 +225,10 @@ def test_a_map_below_the_window_is_not_pooled_to_nothing(size):
 
 @pytest.mark.parametrize("scale, bias", [((3,), (4,)), ((4, 1), (4,)), ((), (4,)), ((4,), (1,))])
 def test_norm_parameters_of_another_width_are_named(scale, bias):
-    with pytest.raises(ValueError, match=r"x of shape \(2, 5, 4\) .* each of the 4 channels"):
-        batch_norm(jnp.zeros((2, 5, 4)), jnp.zeros(scale), jnp.zeros(bias))
+    for operation, shape in ((batch_norm, (2, 5, 4)), (batch_norm_max_pool, (2, 5, 6, 4))):
+        said = rf"x of shape \({', '.join(map(str, shape))}\) .* each of the 4 channels"
+        with pytest.raises(ValueError, match=said):
+            operation(jnp.zeros(shape), jnp.zeros(scale), jnp.zeros(bias))
 
 
 @pytest.mark.parametrize("size", [(6, 8), (7, 3)])
@@ -312,6 +314,46 @@ def test_batch_norm_equals_its_definition_through_two_derivatives():
             for norm in (batch_norm, plain_batch_norm)
         )
         assert_close(ours, reference)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7)])
+def test_batch_norm_and_pool_in_one_is_the_two_through_two_derivatives(size):
+    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+        x, bias = normal(0, 3, *size, 3) + 2.0, normal(2, 3)
+        scale = jnp.array([0.7, -1.3, 2.0])  # the second channel falls
+
+        def loss(pooled, x, scale, bias):
+            return jnp.mean(jnp.sin(pooled(x, scale, bias)))
+
+        def adapted(pooled, *arguments):
+            gradients = jax.grad(loss, (1, 2, 3))(pooled, *arguments)
+            moved = jax.tree.map(lambda a, g: a - 3.0 * g, arguments, tuple(gradients))
+            return loss(pooled, *moved)
+
+        def two(x, scale, bias):
+            return max_pool(plain_batch_norm(x, scale, bias))
+
+        for of in (loss, adapted):
+            gradient = jax.jit(jax.value_and_grad(of, (1, 2, 3)), static_argnums=0)
+            assert_close(*(gradient(pool, x, scale, bias) for pool in (batch_norm_max_pool, two)))
+
+
+def test_the_derivative_at_a_scale_of_zero_is_that_from_above(x64):
+    x, zero = normal(0, 2, 4, 4, 1), jnp.zeros(1)
+
+    def total(scale):
+        return jnp.sum(batch_norm_max_pool(x, scale, zero))
+
+    np.testing.assert_array_equal(total(zero), 0)
+    np.testing.assert_allclose(jax.grad(total)(zero)[0], total(zero + 1e-6) / 1e-6)
+
+
+def test_batch_norm_and_pool_in_one_has_the_same_bits():
+    x = normal(0, 3, 6, 8, 5).astype(jnp.float32)
+    scale, bias = normal(1, 5).astype(jnp.float32), normal(2, 5).astype(jnp.float32)
+    assert (scale < 0).any() and (scale > 0).any()
+    expected = max_pool(batch_norm(x, scale, bias))
+    np.testing.assert_array_equal(batch_norm_max_pool(x, scale, bias), expected)
 
 
 def test_batch_norm_gradient_is_accurate_in_float32():
