@@ -54,11 +54,15 @@ from experiments.run_folder.results import Results, interval, read_results, vers
 from experiments.run_folder.task_values import write_task_values
 from experiments.settings.checks import check
 from experiments.settings.command_line import CONFIG, WORKDIR, fail, given, parse_flags
-from experiments.settings.config import KEYS, flat
+from experiments.settings.config import KEYS, flat, keys_read
 from experiments.settings.record import record, record_data
 
 EPOCHS, EVERY, PATIENCE = 1000, 10, 10  # on nodes
 RATE, DECAY = 5e-3, 5e-4
+# What is read on nodes beside the settings of the data; those of training episodes are not.
+_READ = {"seed", "model.name", "model.hidden"}
+_READ |= {f"eval.{name}" for name in ("num_tasks", "validation_tasks", "queries")}
+_OF_TRAINING = {"data.queries", "data.train_shots"}
 
 
 def embed(graph: Graph, body: Params) -> jax.Array:
@@ -314,6 +318,13 @@ def _check(settings):
             raise ConfigError(
                 f"{name}={settings[name]} is not for linear probing, which has one run and one "
                 "head: leave it out"
+            )
+    data = {name for name in keys_read(settings) if name.startswith("data.")}
+    for name in given():
+        if name not in _READ | data - _OF_TRAINING:
+            raise ConfigError(
+                f"{name}={settings[name]}: linear probing on nodes, whose training is fixed, does "
+                "not read it: leave it out"
             )
 
 

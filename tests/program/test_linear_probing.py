@@ -283,6 +283,8 @@ def test_learns_a_block_graph(monkeypatch):
         (["--config=configs/omniglot.py", "--config.inner_learning_rate=1"], "--config.inner_lear"),
         (["--config=configs/nodes.py", "--config.num_seeds=2"], "num_seeds=2 is not for linear"),
         (["--config=configs/nodes.py", "--config.co_learner=mlp"], "co_learner=mlp is not for"),
+        (["--config=configs/nodes.py", "--config.train_steps=9"], "train_steps=9: linear probing"),
+        (["--config=configs/nodes.py", "--config.data.queries=9"], "data.queries=9: linear"),
     ],
 )
 def test_what_is_not_probed(arguments, message):
