@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cml_jax.data.files import cache_dir, one_line
+from cml_jax.data.files import cache_dir, one_line, replacing
 
 _KEPT = 4  # files of one name: of so many sources
 _STALE = 86_400  # seconds after which what a killed process has left is deleted
@@ -69,16 +68,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".npz", dir=path.parent)
-    try:
-        with open(descriptor, "wb") as stream:
-            np.savez(stream, allow_pickle=False, **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(path) as stream:
+        np.savez(stream, allow_pickle=False, **arrays)
 
 
 def _delete_old(folder: Path, name: str) -> None:

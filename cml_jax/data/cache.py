@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from cml_jax.data.files import cache_dir, one_line
+from cml_jax.data.files import cache_dir, one_line, replacing
 from cml_jax.data.identical import Identical
 from cml_jax.data.types import DataError, Images, Split, split_hash
 from cml_jax.tasks.members import consecutive_members
@@ -145,7 +145,8 @@ def write_images(
         }
         pixels = _mapped(path, (sum(counts), *shape))
         old = _named(folder)
-        _replace_json(folder / _JSON, about | {"sha256": _digest(about)})
+        with replacing(folder / _JSON) as stream:
+            stream.write(json.dumps(about | {"sha256": _digest(about)}).encode())
     except BaseException:
         _delete(path)
         _delete(folder)
@@ -241,19 +242,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({one_line(error)}): delete it") from error
     return about
-
-
-def _replace_json(path: Path, about: dict[str, Any]) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with open(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(about, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:

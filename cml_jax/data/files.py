@@ -8,11 +8,12 @@ import re
 import stat
 import struct
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from cml_jax.data.types import DataError
 
@@ -84,6 +85,30 @@ def cache_dir() -> Path | None:
         return path.expanduser() if own else path.expanduser() / "cml_jax"
     except RuntimeError:
         return None
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A stream whose content takes the place of a file at the end, as a whole or not at all.
+
+    Args:
+      path: The file; its folder exists.
+
+    Raises:
+      OSError: The folder cannot be written; nothing is left in it.
+    """
+    descriptor, temporary = tempfile.mkstemp(
+        prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent
+    )
+    try:
+        with open(descriptor, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def search_folders(data_dir: str | os.PathLike[str] | None, data_set: str) -> list[Path]:
