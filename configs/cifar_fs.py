@@ -6,9 +6,9 @@ The recipe is "cml" (MAML + CML, 30,000 steps; MAML alone by --config.co_learner
 (MAML's own), "reptile" or "agreement".
 
 The published numbers after 30,000 steps are 57.67 (1-shot) and 73.87 (5-shot), MAML alone 56.55 and
-70.10. Two CPU cores do about 5,000 steps of MAML in half an hour, which with
---config.outer_schedule=cosine is 46.4 +- 0.5 (1-shot) and 68.0 +- 0.4 (5-shot), and with CML 48.3 +- 0.5
-and 69.1 +- 0.4: docs/results/cifar_fs.md.
+70.10. One CPU core does 5,000 steps in 75 minutes, which with --config.outer_schedule=cosine is
+46.4 +- 0.5 (1-shot) and 68.0 +- 0.4 (5-shot), and with CML 48.3 +- 0.5 and 69.1 +- 0.4:
+docs/results/cifar_fs.md.
 """
 
 from experiments import image_config
