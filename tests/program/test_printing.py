@@ -35,9 +35,10 @@ def test_every_text_can_be_printed(encoding, said):
 @pytest.mark.parametrize("platform", ["cuda", "gpu", "tpu", "nonsense"])
 @pytest.mark.parametrize("module", ["main", "linear_probing"])
 def test_a_device_that_is_not_there_is_one_line(tmp_path, platform, module):
-    config = "glyphs" if module == "main" else "nodes"
-    command = [sys.executable, "-m", f"experiments.{module}", f"--config=configs/{config}.py"]
-    command += [f"--workdir={tmp_path / 'run'}", "--config.plan.malloc=False"]
+    own = ["--config=configs/glyphs.py", "--config.plan.malloc=False"]
+    settings = own if module == "main" else ["--config=configs/nodes.py"]
+    command = [sys.executable, "-m", f"experiments.{module}", *settings]
+    command += [f"--workdir={tmp_path / 'run'}"]
     done = run(command, JAX_PLATFORMS=platform)
     if done.returncode == 0 and platform != "nonsense":
         pytest.skip(f"NO DEVICE IS ABSENT: this machine has {platform}")
