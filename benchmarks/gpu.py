@@ -4,18 +4,22 @@
     python -m benchmarks.gpu --out=gpu -- --config=configs/omniglot.py --config.data.dir=FOLDER
 
 First the forms of the convolutions, which sets the device's row of cml_jax/ops/forms.json for all
-that follows (OUT/forms.json is a copy, to be kept). Then W1-W3 in cml_jax and in torch.func, in the
+that follows (OUT/forms.json is a copy, to be kept). Then W1-W6 in cml_jax and in torch.func, in the
 device's own precision and in float32; and how long the program takes, from its start, to 98.7% on
-validation tasks of Omniglot (what comes after `--` is its command line). OUT/gpu.json is written
-after each part; a part that fails or takes too long is named in "failed", and the others still run.
-Copied to docs/results/gpu.json, it becomes part of the report of `benchmarks.compare`.
+validation tasks of Omniglot (what comes after `--` is its command line). Last the papers' tables:
+MAML and MAML + CML on CIFAR-FS and on miniImageNet, 30,000 steps each.
+
+OUT/gpu.json is written after each part; a part that fails or takes too long is named in "failed",
+and the others still run. The same command, given again, does what is left: training goes on from
+its last checkpoint, on another machine too where OUT was carried there. Copied to
+docs/results/gpu.json, gpu.json becomes part of the report of `benchmarks.compare`; OUT/NAME.json of
+a study is its docs/results/NAME.json.
 """
 
 import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -23,20 +27,25 @@ from pathlib import Path
 
 from absl import app, flags
 
-from benchmarks import programs
+from benchmarks import programs, training
 from cml_jax.ops import forms
 from experiments.run_folder import folder
 
 _OUT = flags.DEFINE_string("out", "gpu", "folder of gpu.json, of the run and of its log")
 _MINUTES = flags.DEFINE_float("minutes", 8.5, "most minutes for everything")
 _TARGET = flags.DEFINE_float("target", 0.987, "validation accuracy to be reached")
-_WORKLOADS = flags.DEFINE_list("workloads", ["W1", "W2", "W3"], "workloads to time")
+_WORKLOADS = flags.DEFINE_list(
+    "workloads", ["W1", "W3", "W5", "W6", "W2", "W4"], "workloads to time"
+)
 _FORMS = flags.DEFINE_list("forms", ["W1", "W3", "W6"], "workloads whose convolutions are timed")
 _RUNS = flags.DEFINE_integer("runs", 20, "timed steps")
 _TASKS = flags.DEFINE_integer("tasks", 0, "tasks in a meta-batch; 0: the workload's own")
+_STUDIES = flags.DEFINE_list(
+    "studies", ["cifar_fs_full", "mini_imagenet_full"], "studies whose runs are made"
+)
+_SETTINGS = flags.DEFINE_list("settings", [], "more settings of these runs, as train_steps=10")
 _DEVICE = flags.DEFINE_enum("device", "cuda", ["cuda", "cpu"], "cpu is for trying the program out")
 
-_TO_STOP = 20.0  # seconds that a run has to write its last checkpoint
 # First losses may differ by this part: TF32 keeps three digits, and the inner step widens that.
 _TOLERANCE = {"default": 5e-2, "float32": 1e-3}
 
@@ -45,25 +54,35 @@ def main(argv):
     end = time.monotonic() + 60 * _MINUTES.value
     out = Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["python", "-m", "benchmarks.gpu", *sys.argv[1:]])
-    store = {"command": command, "precisions": {p: {} for p in _TOLERANCE}, "failed": {}}
+    store = {"precisions": {p: {} for p in _TOLERANCE}, "done": [], "studies": {}}
+    if (out / "gpu.json").exists():
+        store = folder.read_json(out / "gpu.json")
+    store["command"] = shlex.join(["python", "-m", "benchmarks.gpu", *sys.argv[1:]])
+    store["failed"] = {}
 
     def part(name, function, *arguments):
+        if name in store["done"]:
+            return
         try:
             function(store, *arguments)
+            store["done"].append(name)
         except (RuntimeError, ValueError, OSError, subprocess.TimeoutExpired) as error:
             store["failed"][name] = str(error)
             print(f"{name}: {error}", flush=True)
         folder.write_json(out / "gpu.json", store)
 
-    if _FORMS.value:
+    if "forms" in store["done"]:
+        shutil.copy(out / "forms.json", forms.PATH)
+    elif _FORMS.value:
         part("forms", set_forms, out, 0.3 * _MINUTES.value)
     # Time is kept for the run, which comes before what matters least.
     for name in _WORKLOADS.value:
         part(f"{name}, default", compare, name, "default", out, end - 0.4 * 60 * _MINUTES.value)
-    part("run", train, argv[1:] or ["--config=configs/omniglot.py"], out, end)
+    part("run", to_target, argv[1:] or ["--config=configs/omniglot.py"], out, end)
     for name in _WORKLOADS.value:
         part(f"{name}, float32", compare, name, "float32", out, end)
+    for name in _STUDIES.value:
+        part(name, train, name, out, end)
 
 
 def set_forms(store: dict, out: Path, minutes: float) -> None:
@@ -101,51 +120,24 @@ def compare(store: dict, name: str, precision: str, out: Path, end: float) -> No
     programs.check_losses(name, entry["rows"], _TOLERANCE[precision])
 
 
-def train(store: dict, arguments: list[str], out: Path, end: float) -> None:
-    """Runs experiments.main and notes when its validation accuracy first reaches the target."""
-    if (out / "run").exists():
-        raise ValueError(f"{out / 'run'} has an older run, which would be resumed: remove it")
-    command = ["-m", "experiments.main", *arguments, f"--workdir={out / 'run'}"]
-    rows, reached = [], None
-    limit = time.monotonic() + _left(end) - _TO_STOP
-    started = time.monotonic()
-    with open(out / "run.log", "w") as log:
-        process = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log)
-        while True:
-            ended = process.poll() is not None
-            rows = folder.read_rows(out / "run")
-            accuracies = [(row.get("validation/accuracy") or 0.0, row) for row in rows]
-            first = next((row for value, row in accuracies if value >= _TARGET.value), None)
-            if first and not reached:
-                reached = first | {"wall_seconds": time.monotonic() - started}
-                store["run"] = {"reached": reached}
-            if ended or time.monotonic() > limit:
-                break
-            time.sleep(0.2)
-        if not ended:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(_TO_STOP)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-    results = out / "run" / folder.RESULTS
-    store["run"] = {
-        "command": shlex.join(["python", "-m", "experiments.main", *arguments]),
-        "target": _TARGET.value,
-        "reached": reached,
-        "wall_seconds": time.monotonic() - started,
-        "validations": [row for row in rows if "validation/accuracy" in row],
-        "test": json.loads(results.read_text())["test"] if results.exists() else None,
-    }
-    if not reached:
+def to_target(store: dict, arguments: list[str], out: Path, end: float) -> None:
+    """Adds to `store` how long experiments.main takes to the target."""
+    _left(end)
+    store["run"] = run = training.to_target(arguments, _TARGET.value, out, end)
+    if not run["reached"]:
         last = (out / "run.log").read_text().strip().splitlines()[-1:]
         raise RuntimeError(f"the run ended before it reached {_TARGET.value:.1%}: {last}")
 
 
+def train(store: dict, name: str, out: Path, end: float) -> None:
+    """Makes the runs of a study, and adds to `store` how far each got."""
+    done = store["studies"].setdefault(name, {})
+    training.study_cells(name, done, _SETTINGS.value, out, end)
+
+
 def _left(end):
     left = end - time.monotonic()
-    if left < 2 * _TO_STOP:
+    if left < 2 * training.TO_STOP:
         raise RuntimeError("no time was left: allow more --minutes")
     return left
 

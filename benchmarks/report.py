@@ -99,6 +99,11 @@ def _gpu(gpu):
             f"{at['seconds']:.0f} s after training began and {at['wall_seconds']:.0f} s after the "
             "program was started.",
         ]
+    for name, runs in gpu.get("studies", {}).items():
+        lines += ["", f"`{name}`:", "", _line(["run", "steps", "minutes"]), _line(["---"] * 3)]
+        for label, run in runs.items():
+            of = "" if run["ended"] else ", not at its end"
+            lines.append(_line([label, f"{run['step']:,}{of}", f"{run['wall_seconds'] / 60:.1f}"]))
     lines += [f"\nNot measured: {part}: {reason}" for part, reason in gpu["failed"].items()]
     return lines
 

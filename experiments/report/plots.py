@@ -98,7 +98,7 @@ def points(
     """Draws a metric with its intervals, one line per method.
 
     Shares are in percent; where one is above 95%, the scale is stretched there. What diverged is
-    left out.
+    left out, and the label of the scale says so.
 
     Args:
       rows: Method to column to tests, the first of which is drawn: its metric and "ci95".
@@ -111,7 +111,7 @@ def points(
         return
     heads = [tests[0] for row in rows.values() for tests in row.values()]
     values = [test[metric] for test in heads if test[metric] is not None]
-    highest = 1 if is_share(metric) else 100 * np.median(values)  # above it a run diverged
+    highest = 1 if is_share(metric) else 10 * np.median(values)  # above it a seed diverged
     axes = figure.subplots()
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     for i, column in enumerate(columns):
@@ -141,6 +141,7 @@ def points(
     axes.set_ylim(len(rows) - 0.4, -0.6)
     modes = any(len(tests) > 1 for row in rows.values() for tests in row.values())
     scale = " (logit scale)" if stretched else ""
+    scale += ", without what diverged" * (len([v for v in values if v <= highest]) < len(heads))
     axes.set_xlabel(
         f"test {LONG_NAMES.get(metric, metric)}{', all queries at once' if modes else ''}{scale}"
     )

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +15,13 @@ import numpy as np
 import pytest
 
 from benchmarks import forms as timed_forms
-from benchmarks import growth, picture, profile, programs, report, step, wait
+from benchmarks import growth, picture, profile, programs, report, step, training, wait
 from benchmarks.workloads import WORKLOADS
 from cml_jax.ops import forms
+from experiments.report import cells
+from experiments.run_folder import folder
+from experiments.studies import STUDIES
+from experiments.studies.study import Study
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,6 +113,12 @@ def test_the_report_of_a_gpu_has_the_device_the_run_and_what_failed(store):
             "target": 0.987,
             "reached": {"step": 1500, "seconds": 40.0, "wall_seconds": 61.0},
         },
+        "studies": {
+            "cifar_fs_full": {
+                "1-shot: MAML": {"step": 30000, "ended": True, "wall_seconds": 750.0},
+                "1-shot: MAML + CML": {"step": 1200, "ended": False, "wall_seconds": 36.0},
+            }
+        },
         "failed": {"W2, float32": "no time was left"},
         "convolutions": {
             "origin": {"command": "the forms"},
@@ -118,6 +129,8 @@ def test_the_report_of_a_gpu_has_the_device_the_run_and_what_failed(store):
     assert "a card, precision default (a matrix product: 46 TFLOP/s; jax 1.2):" in text
     assert "| 2.0 |  | 16,000 | 18.4 | 40% | 1234 |" in text
     assert "reached 98.7% on validation at step 1500, 40 s after" in text
+    assert "| 1-shot: MAML | 30,000 | 12.5 |" in text
+    assert "| 1-shot: MAML + CML | 1,200, not at its end | 0.6 |" in text
     assert "Not measured: W2, float32: no time was left" in text
     assert "`the forms`, ms" in text and "| a layer | conv | wide | 2.00 | **1.00** |" in text
 
@@ -337,3 +350,41 @@ def test_the_parts_of_a_start_are_found(monkeypatch, tmp_path):
     times = wait._start("sinusoid", str(tmp_path))
     assert list(times) == [*wait._PARTS, "test, report"]
     assert all(seconds >= 0 for seconds in times.values()) and times["trace, compile"] > 0.1
+
+
+def test_a_program_gets_its_time_and_not_more(tmp_path):
+    log = tmp_path / "log"
+    end = time.monotonic() + training.TO_STOP
+    assert training.for_a_time(["-c", "print('done')"], log, end + 30)
+    assert log.read_text() == "done\n"
+    with pytest.raises(RuntimeError, match=r"failed \(3\): it broke"):
+        training.for_a_time(["-c", "print('it broke'); raise SystemExit(3)"], log, end + 30)
+    assert not training.for_a_time(["-c", "import time; time.sleep(100)"], log, end + 1)
+    assert time.monotonic() < end
+
+
+@pytest.mark.slow
+def test_the_runs_of_a_study_go_on_in_the_next_call(tmp_path, monkeypatch):
+    """The time is over as soon as the second has a report, and is not at the next call."""
+    runs = {"first": ("train_steps=20",), "second": ("train_steps=600",)}
+    monkeypatch.setitem(STUDIES, "own", Study("configs/sinusoid.py", runs))
+    monkeypatch.chdir(ROOT)
+    small = ["eval.every=20", "eval.validation_tasks=4", "eval.num_tasks=4", "eval.num_steps=1,"]
+    done, stops = {}, [True]
+
+    def clock():
+        return 1000.0 * bool(stops and folder.read_rows(tmp_path / "cells" / "own" / "second"))
+
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=clock, sleep=time.sleep))
+    with pytest.raises(RuntimeError, match="the time is over: give the same command again"):
+        training.study_cells("own", done, small, tmp_path, 100.0)
+    assert done["first"]["ended"] and done["first"]["step"] == 20
+    assert not done["second"]["ended"] and 20 <= done["second"]["step"] < 600
+    assert set(cells.load(tmp_path / "own.json")) == {"first"}
+    stops.clear()
+    training.study_cells("own", done, small, tmp_path, 100.0)
+    assert done["second"]["ended"] and done["second"]["step"] == 600
+    steps = [row["step"] for row in folder.read_rows(tmp_path / "cells" / "own" / "second")]
+    assert steps == sorted(set(steps))
+    stored = cells.load(tmp_path / "own.json")["second"]["cells"]["0"]
+    assert stored["progress"] == {"step": 600, "ended": True, "flat": stored["progress"]["flat"]}
