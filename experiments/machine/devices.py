@@ -62,7 +62,7 @@ def configure(devices: int = 0, compilation_cache: bool = True, precision: str =
     jax.config.update("jax_num_cpu_devices", devices or available_cores())
     if compilation_cache and (folder := cache_dir()):
         jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     if precision != "default":
         jax.config.update("jax_default_matmul_precision", precision)
 
