@@ -75,7 +75,7 @@ def linear(params, name, inputs):
     return F.linear(inputs, params[f"{name}/kernel"], params[f"{name}/bias"])
 
 
-def load(path, size):
+def load(path, size, filters):
     """The parameters that cml_jax wrote, in PyTorch's layouts; images are `size` x `size`."""
     params = {}
     for name, value in np.load(path).items():
@@ -83,10 +83,10 @@ def load(path, size):
             value = value.transpose(3, 2, 0, 1)
         elif value.ndim == 2:
             side = size // 16
-            if side and "Dense" in name and value.shape[0] == side * side * 64:
+            if side and "Dense" in name and value.shape[0] == side * side * filters:
                 # The flattened map of the heads is [h, w, c] there and [c, h, w] here.
-                value = value.reshape(side, side, 64, -1).transpose(2, 0, 1, 3)
-                value = value.reshape(side * side * 64, -1)
+                value = value.reshape(side, side, filters, -1).transpose(2, 0, 1, 3)
+                value = value.reshape(side * side * filters, -1)
             value = value.T
         params[name] = torch.tensor(np.ascontiguousarray(value))
     return params
@@ -119,7 +119,7 @@ def main():
 
 def measure(workload, path, runs, loop=False, device="cpu") -> dict:
     """Warms up and times `runs` steps from the parameters in `path`."""
-    params = {name: value.to(device) for name, value in load(path, workload.size).items()}
+    params = {name: value.to(device) for name, value in load(path, workload.size, workload.filters).items()}
     data = [torch.tensor(array) for array in workload.data()]
     if workload.ways:
         data[0], data[2] = (x.permute(0, 1, 4, 2, 3).contiguous() for x in (data[0], data[2]))
