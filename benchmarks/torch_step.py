@@ -119,7 +119,8 @@ def main():
 
 def measure(workload, path, runs, loop=False, device="cpu") -> dict:
     """Warms up and times `runs` steps from the parameters in `path`."""
-    params = {name: value.to(device) for name, value in load(path, workload.size, workload.filters).items()}
+    params = load(path, workload.size, workload.filters)
+    params = {name: value.to(device) for name, value in params.items()}
     data = [torch.tensor(array) for array in workload.data()]
     if workload.ways:
         data[0], data[2] = (x.permute(0, 1, 4, 2, 3).contiguous() for x in (data[0], data[2]))

@@ -101,5 +101,5 @@ WORKLOADS = {
         "CIFAR-FS 5-way 1-shot, ResNet-12 + CML", 5, 32, 3, 4, 5, 75, 1, 0.3, True, "resnet12"
     ),
     # Nothing was tuned on this one.
-    "W7": Workload("kept apart: 10-way 5-shot, Conv4-48", 10, 42, 3, 8, 50, 50, 2, 0.1, filters=48),
+    "W7": Workload("kept apart: 10-way 5-shot, Conv4-48", 10, 42, 3, 2, 50, 50, 2, 0.1, filters=48),
 }
