@@ -135,6 +135,10 @@ def points(
         if stretched:
             axes.set_xscale("logit")
             ticks = [0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99]
+            if axes.get_xlim()[0] > 0.8:
+                ticks = [0.85, 0.9, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99]
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in ticks if low <= tick <= high] or ticks
         axes.set_xticks(ticks, [f"{100 * tick:g}%" for tick in ticks])
         axes.set_xticks([], minor=True)
     axes.set_yticks(range(len(rows)), rows)
