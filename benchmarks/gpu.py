@@ -28,8 +28,10 @@ from pathlib import Path
 from absl import app, flags
 
 from benchmarks import programs, training
+from benchmarks.workloads import WORKLOADS
 from cml_jax.ops import forms
 from experiments.run_folder import folder
+from experiments.studies import STUDIES
 
 _OUT = flags.DEFINE_string("out", "gpu", "folder of gpu.json, of the run and of its log")
 _MINUTES = flags.DEFINE_float("minutes", 8.5, "most minutes for everything")
@@ -51,6 +53,10 @@ _TOLERANCE = {"default": 5e-2, "float32": 1e-3}
 
 
 def main(argv):
+    for flag, known in ((_STUDIES, STUDIES), (_WORKLOADS, WORKLOADS), (_FORMS, WORKLOADS)):
+        for name in flag.value:
+            if name not in known:
+                raise app.UsageError(f"--{flag.name}={name}: choose from {', '.join(known)}")
     end = time.monotonic() + 60 * _MINUTES.value
     out = Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
