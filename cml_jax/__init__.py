@@ -10,6 +10,7 @@ made of. `cml_jax.methods` has what only some problems need, `cml_jax.models` th
 """
 
 from cml_jax import clipping, inner
+from cml_jax.evaluation import evaluate
 from cml_jax.inner import gradient_descent, loss_on
 from cml_jax.losses import accuracy, cross_entropy, squared_error
 from cml_jax.methods import (
@@ -30,7 +31,7 @@ from cml_jax.methods import (
     sharp_maml,
     unicorn_maml,
 )
-from cml_jax.step import evaluate, init, meta_gradient, meta_step, task_gradients
+from cml_jax.step import init, meta_gradient, meta_step, task_gradients
 from cml_jax.types import (
     Adapted,
     Batch,

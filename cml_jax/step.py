@@ -3,21 +3,18 @@
 import inspect
 from collections.abc import Callable, Mapping
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 
 from cml_jax.inner import perturb
+from cml_jax.task_batch import adapt, check_tasks, over_tasks
 from cml_jax.types import (
-    Adapted,
-    Batch,
     MetaGradient,
     MetaState,
     Method,
     Metric,
     Metrics,
-    Noisy,
     Params,
     PyTree,
     Task,
@@ -90,13 +87,13 @@ def task_gradients(
       >>> first, second = (jax.tree.map(lambda x: x[t], found.gradients) for t in range(2))
       >>> agreement = optax.tree.vdot(first, second)
     """
-    _check_tasks(tasks)
+    check_tasks(tasks)
     trained = _trained(params)
 
     def one_task(task):
         def objective(trained):
             current = params | trained
-            adapted = _adapt(method, current, task.support)
+            adapted = adapt(method, current, task.support)
             if metrics:
                 prediction = method.predict(adapted, task.query.inputs)
                 loss, report = method.objective(current, adapted, task.query, prediction)
@@ -271,102 +268,9 @@ def meta_step(
     return MetaState(params | result.carried, opt_state, state.step + 1), result.report
 
 
-def evaluate(
-    method: Method,
-    params: Params,
-    tasks: Task,
-    metric: Metric,
-    *,
-    transductive: jax.typing.ArrayLike = True,
-    chunk: int | None = None,
-) -> jax.Array:
-    """Adapts to every support set and scores the query set.
-
-    Noise (dropout, where the inputs are a `Noisy`) is drawn while adapting and never while
-    predicting.
-
-    Args:
-      method: What `maml`, ... return. Its inner loop may be longer than in training.
-      params: `state.params`.
-      tasks: A batch of tasks, a `Task` with leaves `[T, n, ...]`.
-      metric: `(outputs, targets) -> scalar`, such as `accuracy`.
-      transductive: True predicts all queries of a task in one batch, so that batch statistics
-        (where the network has them) see all queries, as in MAML's published numbers. False predicts
-        each query together with the support set only, so that nothing is learned from the other
-        queries. A traced bool makes one program of both.
-      chunk: The number of tasks that run at a time, as in `meta_step`.
-
-    Returns:
-      The metric of each task, `[T]`.
-
-    Raises:
-      TypeError, AssertionError: When `tasks` is not a batch of tasks. The message names the leaf.
-      ValueError: When chunk does not divide T, when there are no tasks or no examples, or when
-        transductive=False and a query has another shape than a support example.
-
-    Example:
-      >>> import jax, cml_jax
-      >>> from cml_jax.models import mlp
-      >>> from cml_jax.tasks import sinusoid
-      >>> method = cml_jax.maml(mlp(), cml_jax.squared_error, learning_rate=0.01, num_steps=10)
-      >>> params = method.init(jax.random.key(0), jax.numpy.zeros((5, 1)))
-      >>> draw = jax.vmap(lambda key: sinusoid(key, shots=5, queries=10))
-      >>> tasks = draw(jax.random.split(jax.random.key(1), 3))
-      >>> errors = cml_jax.evaluate(method, params, tasks, cml_jax.squared_error)
-      >>> errors.shape
-      (3,)
-    """
-    _check_tasks(tasks)
-    traced = isinstance(transductive, jax.Array)
-    if traced or not transductive:
-        _check_queries_join_the_support(tasks)
-
-    def one_task(task):
-        adapted = _adapt(method, params, task.support)
-        support, queries = map(_without_noise, (task.support.inputs, task.query.inputs))
-
-        def predict_one(query):
-            inputs = jax.tree.map(lambda s, q: jnp.concatenate([s, q[None]]), support, query)
-            return jax.tree.map(lambda o: o[-1], method.predict(adapted, inputs)[0])
-
-        def predict_all(queries):
-            return method.predict(adapted, queries)[0]
-
-        predict_each = jax.vmap(predict_one)
-        if traced:
-            outputs = jax.lax.cond(transductive, predict_all, predict_each, queries)
-        else:
-            outputs = (predict_all if transductive else predict_each)(queries)
-        return metric(outputs, task.query.targets)
-
-    return over_tasks(one_task, tasks, chunk)
-
-
 def _trained(params):
     """All parts except what a method carries along."""
     return {name: part for name, part in params.items() if name != "carried"}
-
-
-def _adapt(method, params, support):
-    """`method.adapt`, and a line that says which rule of `Adapted` it broke."""
-    adapted = method.adapt(params, support)
-    if not isinstance(adapted, Adapted):
-        raise TypeError(
-            f"method.adapt returned a {type(adapted).__name__}: return "
-            "cml_jax.Adapted(params, extra), with params like params['base']"
-        )
-    expected, found = map(jax.tree.structure, (params["base"], adapted.params))
-    if found != expected:
-        raise ValueError(
-            f"method.adapt returned parameters with the structure {found} but params['base'] is "
-            f"{expected}: return the same, and put what else there is into Adapted.extra"
-        )
-    if "carried" in params and "carried" not in adapted.extra:
-        raise ValueError(
-            f"params have 'carried' but Adapted.extra has {list(adapted.extra)}: return its next "
-            "value as extra['carried']"
-        )
-    return adapted
 
 
 def _weighed(by_task, weigh_on):
@@ -387,84 +291,3 @@ def _takes_extra_arguments(optimizer):
 def _mean_or_count(values):
     # Counts agree over tasks; a mean in float32 would round large ones.
     return values.mean(0) if jnp.issubdtype(values.dtype, jnp.inexact) else values.max(0)
-
-
-def _without_noise(inputs):
-    """`inputs` with every `Noisy` in it replaced by the inputs alone."""
-
-    def is_noisy(node):
-        return isinstance(node, Noisy)
-
-    return jax.tree.map(lambda x: x.inputs if is_noisy(x) else x, inputs, is_leaf=is_noisy)
-
-
-def over_tasks(function: Callable[[Task], PyTree], tasks: Task, chunk: int | None = None) -> PyTree:
-    """A function of one task applied to a batch of them, `chunk` at a time.
-
-    Args:
-      function: From a `Task` with leaves `[n, ...]` to any tree of arrays.
-      tasks: A batch of tasks, leaves `[T, n, ...]`.
-      chunk: The number of tasks that run at a time, as in `meta_step`.
-
-    Returns:
-      A tree with leaves `[T, ...]`.
-
-    Raises:
-      ValueError: When chunk does not divide T.
-    """
-    num_tasks = jax.tree.leaves(tasks)[0].shape[0]
-    if chunk is None or chunk == num_tasks:
-        return jax.vmap(function)(tasks)
-    if chunk < 1 or num_tasks % chunk:
-        raise ValueError(
-            f"chunk={chunk} does not divide the {num_tasks} tasks: choose a divisor, or None"
-        )
-    # [T] -> [chunk, T / chunk], scanned along the second axis: the first stays a contiguous cut of
-    # T, so tasks sharded over as many devices stay where they are.
-    split = jax.tree.map(lambda x: x.reshape(chunk, -1, *x.shape[1:]).swapaxes(0, 1), tasks)
-    results = jax.lax.map(jax.vmap(function), split)
-    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(num_tasks, *x.shape[2:]), results)
-
-
-def _check_tasks(tasks):
-    """`tasks` is a Task of two Batches whose leaves agree on T, and within a batch on n."""
-    for name, value, kind in (
-        ("tasks", tasks, Task),
-        ("tasks.support", getattr(tasks, "support", None), Batch),
-        ("tasks.query", getattr(tasks, "query", None), Batch),
-    ):
-        if not isinstance(value, kind):
-            raise TypeError(
-                f"{name} is a {type(value).__name__} but must be a cml_jax.{kind.__name__}: "
-                f"wrap it, {kind.__name__}{kind._fields}"
-            )
-    num_tasks = None
-    for part in ("support", "query"):
-        num_examples = None
-        for path, leaf in jax.tree_util.tree_leaves_with_path(getattr(tasks, part)):
-            name = f"tasks.{part}{jax.tree_util.keystr(path)}"
-            if jnp.ndim(leaf) < 2:
-                chex.assert_rank(leaf, 2, custom_message=f"{name} needs leading axes [T, n]")
-            if 0 in leaf.shape[:2]:
-                raise ValueError(f"{name} is empty, {leaf.shape}: give at least one task, example")
-            num_tasks = num_tasks or leaf.shape[0]
-            num_examples = num_examples or leaf.shape[1]
-            chex.assert_axis_dimension(
-                leaf, 0, num_tasks, custom_message=f"{name} disagrees on T, the number of tasks"
-            )
-            chex.assert_axis_dimension(
-                leaf, 1, num_examples, custom_message=f"{name} disagrees on n, the examples a task"
-            )
-
-
-def _check_queries_join_the_support(tasks):
-    """One query and the support set have to fit into one batch."""
-    queries, supports = (_without_noise(batch.inputs) for batch in (tasks.query, tasks.support))
-    fit = jax.tree.structure(queries) == jax.tree.structure(supports)
-    shapes = [[x.shape[2:] for x in jax.tree.leaves(inputs)] for inputs in (queries, supports)]
-    if not fit or shapes[0] != shapes[1]:
-        raise ValueError(
-            "transductive=False predicts each query in one batch with the support set, but the "
-            f"leaves of a query are {shapes[0]} and those of a support example {shapes[1]}: give "
-            "both the same, or use transductive=True"
-        )

@@ -9,7 +9,7 @@ import numpy as np
 
 import cml_jax
 from cml_jax import analysis
-from cml_jax.step import over_tasks
+from cml_jax.task_batch import over_tasks
 from cml_jax.types import Adapted, Method, Model, Params, Task
 from experiments.build import Learner, Problem
 from experiments.machine.devices import Plan

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from cml_jax.step import evaluate
+from cml_jax.evaluation import evaluate
 from cml_jax.types import Method, Metric, Params, Task
 
 

@@ -1,4 +1,4 @@
-"""The outer step and the evaluation: one battery that every combination goes through."""
+"""The outer step: one battery that every combination of methods goes through."""
 
 import subprocess
 import sys
@@ -29,7 +29,6 @@ from cml_jax import (
     Adapted,
     Batch,
     Task,
-    cross_entropy,
     evaluate,
     gradient_agreement,
     meta_gradient,
@@ -38,8 +37,7 @@ from cml_jax import (
     task_gradients,
     uniform,
 )
-from cml_jax.models import ConvBlock, from_linen, mlp, mlp_co_learner
-from cml_jax.models.conv import ConvHead
+from cml_jax.models import mlp, mlp_co_learner
 from cml_jax.tasks import sinusoid
 
 OUTER = optax.sgd(0.05, momentum=0.9)
@@ -210,65 +208,6 @@ def test_agreement_of_identical_tasks_is_the_mean(name):
     tasks = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), sinusoids())
     result = both_weightings(compiled(name), begin(name), tasks, SCALE)
     assert_close(result["gradient_agreement"], result["uniform"], 1e-5)
-
-
-def test_sharded_evaluation_is_the_evaluation(mesh):
-    method, params, tasks = build("maml"), begin("maml").params, sinusoids()
-    values = jax.jit(partial(evaluate, method, metric=squared_error))(params, tasks)
-    sharded = jax.device_put(tasks, NamedSharding(mesh, PartitionSpec("task")))
-    for chunk in (None, 1, 2, 4):
-        run = jax.jit(partial(evaluate, method, metric=squared_error, chunk=chunk))
-        np.testing.assert_allclose(run(params, tasks), values, rtol=1e-5)
-    np.testing.assert_allclose(run(params, sharded), values, rtol=1e-5)
-
-
-def test_evaluation_scores_the_adapted_parameters():
-    method, params, tasks = build("maml+cml"), begin("maml+cml").params, sinusoids()
-    values = jax.jit(partial(evaluate, method, metric=squared_error))(params, tasks)
-    assert values.shape == (8,)
-    adapt = jax.jit(method.adapt)
-    for t in range(8):
-        task = jax.tree.map(lambda x, t=t: x[t], tasks)
-        outputs, _ = MODEL.apply(adapt(params, task.support).params, task.query.inputs)
-        np.testing.assert_allclose(values[t], squared_error(outputs, task.query.targets), 1e-5)
-
-
-def test_without_batch_norm_transduction_does_not_matter():
-    method, params, tasks = build("maml"), begin("maml").params, sinusoids()
-    inductive, transductive = (
-        jax.jit(partial(evaluate, method, metric=squared_error, transductive=t))(params, tasks)
-        for t in (False, True)
-    )
-    np.testing.assert_allclose(inductive, transductive, rtol=1e-5)
-
-
-@pytest.mark.parametrize("transductive", [True, False])
-def test_only_transductive_predictions_read_other_queries(transductive):
-    net = from_linen(ConvBlock(2, pool=True), ConvHead(ways=2, filters=2, depth=0, pool=True))
-    method = cml_jax.maml(net, cross_entropy, learning_rate=0.1, num_steps=1)
-    rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.normal(size=(1, 4, 8, 8, 1)), jnp.float32)
-    targets = jnp.array([[0, 1, 0, 1]])
-    task = Task(Batch(images, targets), Batch(images[:, ::-1], targets))
-    others = task.query.inputs.at[:, 1:].multiply(3.0).at[:, 2].add(1.0)
-    changed = task._replace(query=Batch(others, targets))
-    params = method.init(jax.random.key(0), images[0])
-
-    @jax.jit
-    def logit_of_the_first_query(tasks):
-        return evaluate(
-            method, params, tasks, lambda outputs, _: outputs[0, 0], transductive=transductive
-        )
-
-    gap = np.abs(logit_of_the_first_query(task) - logit_of_the_first_query(changed))[0]
-    assert gap > 1e-3 if transductive else gap < 1e-6
-
-    either = jax.jit(
-        lambda tasks, t: evaluate(method, params, tasks, lambda o, _: o[0, 0], transductive=t)
-    )
-    np.testing.assert_allclose(
-        either(changed, transductive), logit_of_the_first_query(changed), rtol=1e-5
-    )
 
 
 def test_metrics_are_means_over_tasks():
@@ -498,36 +437,6 @@ def test_a_polyak_step_reads_the_loss():
     assert_close(new.params, expected, 1e-5)
 
 
-def broken(adapt):
-    return build("reptile_released")._replace(adapt=adapt)
-
-
-@pytest.mark.parametrize(
-    "adapt, error, message",
-    [
-        (lambda params, _: params["base"], TypeError, "returned a dict: return cml_jax.Adapted"),
-        (
-            lambda params, _: Adapted(params["base"] | {"tail": 0.0}, {"carried": 0}),
-            ValueError,
-            "structure .*tail.* but params.* put what else there is into Adapted.extra",
-        ),
-        (
-            lambda params, _: Adapted(params["base"], {"moments": 0}),
-            ValueError,
-            r"params have 'carried' but Adapted.extra has \['moments'\]",
-        ),
-    ],
-    ids=["a dict", "another structure", "nothing carried"],
-)
-def test_what_a_method_returns_is_checked(adapt, error, message):
-    method, params = broken(adapt), begin("reptile_released").params
-    with pytest.raises(error, match=message) as found:
-        task_gradients(method, params, sinusoids())
-    assert "\n" not in str(found.value)
-    with pytest.raises(error, match=message):
-        evaluate(method, params, sinusoids(), squared_error)
-
-
 def test_a_method_from_public_names_alone():
     """ANIL whose inner loss pulls the head to its start, with what it measured in `extra`."""
 
@@ -583,89 +492,6 @@ def test_a_method_from_public_names_alone():
         assert_close(new.params[part], plain.params[part], 1e-5)
     assert new.params["pull"] != 0  # it is trained
     assert evaluate(wrapped, new.params, sinusoids(), squared_error).shape == (8,)
-
-
-@pytest.mark.parametrize(
-    "support, query",
-    [
-        ((8, 5, 28, 28, 1), (8, 5, 32, 32, 1)),
-        ((8, 5, 3), (8, 6, 4)),
-        ((8, 5, 3), (8, 5, 3, 1)),
-    ],
-)
-def test_queries_of_another_shape_need_a_batch_of_their_own(support, query):
-    targets = jnp.zeros((8, query[1], 1))
-    tasks = Task(Batch(jnp.ones(support), jnp.zeros((8, 5, 1))), Batch(jnp.ones(query), targets))
-    message = "transductive=False .* a query are .* give both the same, or use transductive=True"
-    with pytest.raises(ValueError, match=message) as error:
-        evaluate(build("maml"), {}, tasks, squared_error, transductive=False)
-    assert "\n" not in str(error.value) and str(query[2:]) in str(error.value)
-
-
-@pytest.mark.parametrize("change", [lambda x: {"x": x}, lambda x: (x, x)])
-def test_queries_of_another_structure_need_a_batch_of_their_own(change):
-    tasks = sinusoids()
-    tasks = tasks._replace(query=tasks.query._replace(inputs=change(tasks.query.inputs)))
-    with pytest.raises(ValueError, match="transductive=False predicts each query in one batch"):
-        evaluate(build("maml"), {}, tasks, squared_error, transductive=False)
-
-
-def wrong(**parts):
-    """The tasks with some leaves replaced: `wrong(query_targets=...)`."""
-    tasks = sinusoids()
-    for name, change in parts.items():
-        part, leaf = name.split("_")
-        batch = getattr(tasks, part)
-        batch = batch._replace(**{leaf: change(getattr(batch, leaf))})
-        tasks = tasks._replace(**{part: batch})
-    return tasks
-
-
-@pytest.mark.parametrize(
-    "tasks, error, message",
-    [
-        (tuple(sinusoids()), TypeError, r"tasks is a tuple but must be a cml_jax.Task"),
-        (None, TypeError, r"tasks is a NoneType"),
-        (Task(sinusoids().support, tuple(sinusoids().query)), TypeError, r"tasks.query is a tuple"),
-        (Task(None, sinusoids().query), TypeError, r"tasks.support is a NoneType"),
-        (wrong(query_targets=lambda x: x[:4]), AssertionError, r"tasks.query.targets .* T,"),
-        (wrong(query_inputs=lambda x: x[:4]), AssertionError, r"tasks.query.inputs .* T,"),
-        (wrong(support_targets=lambda x: x[:, :4]), AssertionError, r"tasks.support.targets .* n,"),
-        (wrong(query_targets=lambda x: x[:, :4]), AssertionError, r"tasks.query.targets .* n,"),
-        (wrong(support_inputs=lambda x: x[:, 0, 0]), AssertionError, r"tasks.support.inputs needs"),
-        (
-            jax.tree.map(lambda x: x[:0], sinusoids()),
-            ValueError,
-            r"tasks.support.inputs is empty, \(0, 5, 1\)",
-        ),
-    ],
-    ids=[
-        "no task",
-        "nothing",
-        "no batch",
-        "no support",
-        "T of targets",
-        "T of inputs",
-        "n of the support",
-        "n of the query",
-        "rank",
-        "no tasks",
-    ],
-)
-def test_wrong_tasks_are_named(tasks, error, message):
-    state = begin("maml")
-    with pytest.raises(error, match=message):
-        jax.jit(partial(meta_step, build("maml"), OUTER))(state, tasks)
-    with pytest.raises(error, match=message):
-        evaluate(build("maml"), state.params, tasks, squared_error)
-
-
-@pytest.mark.parametrize("chunk", [3, 0, -2, 16])
-def test_a_chunk_that_does_not_divide_is_named(chunk):
-    with pytest.raises(ValueError, match=f"chunk={chunk} does not divide the 8 tasks"):
-        meta_step(build("maml"), OUTER, begin("maml"), sinusoids(), chunk=chunk)
-    with pytest.raises(ValueError, match=f"chunk={chunk} does not divide the 8 tasks"):
-        evaluate(build("maml"), begin("maml").params, sinusoids(), squared_error, chunk=chunk)
 
 
 @cache

@@ -1,0 +1,100 @@
+"""Scores on tasks that were not trained on: adapt to the support set, predict the query set."""
+
+import jax
+import jax.numpy as jnp
+
+from cml_jax.task_batch import adapt, check_tasks, over_tasks
+from cml_jax.types import Method, Metric, Noisy, Params, Task
+
+
+def evaluate(
+    method: Method,
+    params: Params,
+    tasks: Task,
+    metric: Metric,
+    *,
+    transductive: jax.typing.ArrayLike = True,
+    chunk: int | None = None,
+) -> jax.Array:
+    """Adapts to every support set and scores the query set.
+
+    Noise (dropout, where the inputs are a `Noisy`) is drawn while adapting and never while
+    predicting.
+
+    Args:
+      method: What `maml`, ... return. Its inner loop may be longer than in training.
+      params: `state.params`.
+      tasks: A batch of tasks, a `Task` with leaves `[T, n, ...]`.
+      metric: `(outputs, targets) -> scalar`, such as `accuracy`.
+      transductive: True predicts all queries of a task in one batch, so that batch statistics
+        (where the network has them) see all queries, as in MAML's published numbers. False predicts
+        each query together with the support set only, so that nothing is learned from the other
+        queries. A traced bool makes one program of both.
+      chunk: The number of tasks that run at a time, as in `meta_step`.
+
+    Returns:
+      The metric of each task, `[T]`.
+
+    Raises:
+      TypeError, AssertionError: When `tasks` is not a batch of tasks. The message names the leaf.
+      ValueError: When chunk does not divide T, when there are no tasks or no examples, or when
+        transductive=False and a query has another shape than a support example.
+
+    Example:
+      >>> import jax, cml_jax
+      >>> from cml_jax.models import mlp
+      >>> from cml_jax.tasks import sinusoid
+      >>> method = cml_jax.maml(mlp(), cml_jax.squared_error, learning_rate=0.01, num_steps=10)
+      >>> params = method.init(jax.random.key(0), jax.numpy.zeros((5, 1)))
+      >>> draw = jax.vmap(lambda key: sinusoid(key, shots=5, queries=10))
+      >>> tasks = draw(jax.random.split(jax.random.key(1), 3))
+      >>> errors = cml_jax.evaluate(method, params, tasks, cml_jax.squared_error)
+      >>> errors.shape
+      (3,)
+    """
+    check_tasks(tasks)
+    traced = isinstance(transductive, jax.Array)
+    if traced or not transductive:
+        _check_queries_join_the_support(tasks)
+
+    def one_task(task):
+        adapted = adapt(method, params, task.support)
+        support, queries = map(_without_noise, (task.support.inputs, task.query.inputs))
+
+        def predict_one(query):
+            inputs = jax.tree.map(lambda s, q: jnp.concatenate([s, q[None]]), support, query)
+            return jax.tree.map(lambda o: o[-1], method.predict(adapted, inputs)[0])
+
+        def predict_all(queries):
+            return method.predict(adapted, queries)[0]
+
+        predict_each = jax.vmap(predict_one)
+        if traced:
+            outputs = jax.lax.cond(transductive, predict_all, predict_each, queries)
+        else:
+            outputs = (predict_all if transductive else predict_each)(queries)
+        return metric(outputs, task.query.targets)
+
+    return over_tasks(one_task, tasks, chunk)
+
+
+def _without_noise(inputs):
+    """`inputs` with every `Noisy` in it replaced by the inputs alone."""
+
+    def is_noisy(node):
+        return isinstance(node, Noisy)
+
+    return jax.tree.map(lambda x: x.inputs if is_noisy(x) else x, inputs, is_leaf=is_noisy)
+
+
+def _check_queries_join_the_support(tasks):
+    """One query and the support set have to fit into one batch."""
+    queries, supports = (_without_noise(batch.inputs) for batch in (tasks.query, tasks.support))
+    fit = jax.tree.structure(queries) == jax.tree.structure(supports)
+    shapes = [[x.shape[2:] for x in jax.tree.leaves(inputs)] for inputs in (queries, supports)]
+    if not fit or shapes[0] != shapes[1]:
+        raise ValueError(
+            "transductive=False predicts each query in one batch with the support set, but the "
+            f"leaves of a query are {shapes[0]} and those of a support example {shapes[1]}: give "
+            "both the same, or use transductive=True"
+        )
