@@ -15,6 +15,7 @@ def evaluate(
     *,
     transductive: jax.typing.ArrayLike = True,
     chunk: int | None = None,
+    query_chunk: int | None = None,
 ) -> jax.Array:
     """Adapts to every support set and scores the query set.
 
@@ -31,14 +32,18 @@ def evaluate(
         each query together with the support set only, so that nothing is learned from the other
         queries. A traced bool makes one program of both.
       chunk: The number of tasks that run at a time, as in `meta_step`.
+      query_chunk: With transductive=False, the number of queries of a task that are predicted at a
+        time. None predicts all at once and suits a GPU or TPU; on CPU 1 takes half of the time,
+        since its maps stay in a core's cache. The result is the same.
 
     Returns:
       The metric of each task, `[T]`.
 
     Raises:
       TypeError, AssertionError: When `tasks` is not a batch of tasks. The message names the leaf.
-      ValueError: When chunk does not divide T, when there are no tasks or no examples, or when
-        transductive=False and a query has another shape than a support example.
+      ValueError: When chunk does not divide T, when query_chunk is below 1, when there are no tasks
+        or no examples, or when transductive=False and a query has another shape than a support
+        example.
 
     Example:
       >>> import jax, cml_jax
@@ -53,6 +58,8 @@ def evaluate(
       (3,)
     """
     check_tasks(tasks)
+    if query_chunk is not None and query_chunk < 1:
+        raise ValueError(f"query_chunk={query_chunk}: give at least 1, or None for all queries")
     traced = isinstance(transductive, jax.Array)
     if traced or not transductive:
         _check_queries_join_the_support(tasks)
@@ -68,7 +75,11 @@ def evaluate(
         def predict_all(queries):
             return method.predict(adapted, queries)[0]
 
-        predict_each = jax.vmap(predict_one)
+        def predict_each(queries):
+            if query_chunk is None:
+                return jax.vmap(predict_one)(queries)
+            return jax.lax.map(predict_one, queries, batch_size=query_chunk)
+
         if traced:
             outputs = jax.lax.cond(transductive, predict_all, predict_each, queries)
         else:

@@ -95,7 +95,14 @@ def scorer(
                 keys = task_keys(key, split, start + i * at_a_time, at_a_time)
                 keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
                 tasks = draw_batch(problem.draw_test, keys, data, i)
-                new = cml_jax.evaluate(method, params, tasks, look, transductive=transductive)
+                new = cml_jax.evaluate(
+                    method,
+                    params,
+                    tasks,
+                    look,
+                    transductive=transductive,
+                    query_chunk=plan.query_chunk,
+                )
                 return jax.tree.map(lambda all, own: all.at[i].set(own), seen, new)
 
             values = jnp.zeros((rounds, at_a_time), jnp.float32)

@@ -14,6 +14,8 @@ class Plan(NamedTuple):
       remat: Whether inner steps are computed again in the backward pass, for less memory.
       tasks: Sharding of an array whose first axis is tasks.
       replicated: Sharding of everything else.
+      query_chunk: How many queries of a task are predicted at a time, where each is predicted
+        alone; None is all of them.
       gather: Whether images are gathered on the host, ahead of the devices.
       memory: Bytes that a dispatch needs, as the compiler counts them; 0 before it has.
     """
@@ -24,6 +26,7 @@ class Plan(NamedTuple):
     remat: bool
     tasks: object
     replicated: object
+    query_chunk: int | None = None
     gather: bool = False
     memory: int = 0
 
@@ -79,8 +82,9 @@ def make_plan(
     """The layout for this machine; 0 means choose.
 
     CPU: one device for each core and one task at a time on each, so that a task's activations stay
-    in the core's cache; a perceptron is too small to be worth spreading, and runs as one vmap on
-    one device. GPU, TPU: all tasks at once. Many processes give the same number of devices each.
+    in the core's cache, and likewise one query where each is predicted alone; a perceptron is too
+    small to be worth spreading, and runs as one vmap on one device. GPU, TPU: all tasks at once.
+    Many processes give the same number of devices each.
 
     Args:
       tasks_per_step: Tasks in a meta-batch.
@@ -114,7 +118,8 @@ def make_plan(
             f"tasks_per_step={tasks_per_step} does not divide by {count} devices: change "
             "one of --config.tasks_per_step and --config.plan.devices"
         )
-    chunk = chunk or (count if on_cpu and not small else None)
+    one_at_a_time = on_cpu and not small
+    chunk = chunk or (count if one_at_a_time else None)
     if chunk and (tasks_per_step % chunk or chunk % count):
         raise ValueError(
             f"plan.chunk={chunk} must divide tasks_per_step={tasks_per_step} and be a "
@@ -133,6 +138,7 @@ def make_plan(
         remat,
         jax.sharding.NamedSharding(mesh, spec("task")),
         jax.sharding.NamedSharding(mesh, spec()),
+        query_chunk=1 if one_at_a_time else None,
     )
 
 

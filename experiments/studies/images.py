@@ -2,7 +2,7 @@
 
 from experiments.studies.study import Study, file_name
 
-# To predict each query alone, with the support, costs 6 and 26 times as much as all at once.
+# To predict each query alone, with the support, costs 4 and 12 times as much as all at once.
 _TEST = ("eval.num_tasks=2000", "eval.each_alone=False")
 # Shorter than the papers' 30,000 steps, and so with a rate that decays to 0.
 _SHORT = ("outer_schedule=cosine", "eval.every=250", "eval.validation_tasks=200", *_TEST)

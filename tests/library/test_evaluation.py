@@ -49,17 +49,22 @@ def test_without_batch_norm_transduction_does_not_matter():
     np.testing.assert_allclose(inductive, transductive, rtol=1e-5)
 
 
-@pytest.mark.parametrize("transductive", [True, False])
-def test_only_transductive_predictions_read_other_queries(transductive):
+def a_network_with_batch_norm():
+    """A method, its parameters, and two tasks of four queries."""
     net = from_linen(ConvBlock(2, pool=True), ConvHead(ways=2, filters=2, depth=0, pool=True))
     method = cml_jax.maml(net, cross_entropy, learning_rate=0.1, num_steps=1)
     rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.normal(size=(1, 4, 8, 8, 1)), jnp.float32)
-    targets = jnp.array([[0, 1, 0, 1]])
-    task = Task(Batch(images, targets), Batch(images[:, ::-1], targets))
+    images = jnp.asarray(rng.normal(size=(2, 4, 8, 8, 1)), jnp.float32)
+    targets = jnp.array([[0, 1, 0, 1]] * 2)
+    tasks = Task(Batch(images, targets), Batch(images[:, ::-1], targets))
+    return method, method.init(jax.random.key(0), images[0]), tasks
+
+
+@pytest.mark.parametrize("transductive", [True, False])
+def test_only_transductive_predictions_read_other_queries(transductive):
+    method, params, task = a_network_with_batch_norm()
     others = task.query.inputs.at[:, 1:].multiply(3.0).at[:, 2].add(1.0)
-    changed = task._replace(query=Batch(others, targets))
-    params = method.init(jax.random.key(0), images[0])
+    changed = task._replace(query=task.query._replace(inputs=others))
 
     @jax.jit
     def logit_of_the_first_query(tasks):
@@ -76,6 +81,34 @@ def test_only_transductive_predictions_read_other_queries(transductive):
     np.testing.assert_allclose(
         either(changed, transductive), logit_of_the_first_query(changed), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("query_chunk", [1, 3, 4, 8])
+def test_how_many_queries_are_predicted_at_a_time_changes_nothing(query_chunk):
+    method, params, tasks = a_network_with_batch_norm()
+
+    @partial(jax.jit, static_argnames="query_chunk")
+    def logits(tasks, query_chunk):
+        return evaluate(
+            method, params, tasks, lambda o, _: o, transductive=False, query_chunk=query_chunk
+        )
+
+    expected = logits(tasks, None)
+    assert expected.shape == (2, 4, 2) and np.ptp(expected) > 0.1
+    np.testing.assert_allclose(logits(tasks, query_chunk), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("query_chunk", [0, -1])
+def test_no_queries_at_a_time_is_named(query_chunk):
+    with pytest.raises(ValueError, match=f"query_chunk={query_chunk}: give at least 1, or None"):
+        evaluate(
+            build("maml"),
+            {},
+            sinusoids(),
+            squared_error,
+            transductive=False,
+            query_chunk=query_chunk,
+        )
 
 
 @pytest.mark.parametrize(
