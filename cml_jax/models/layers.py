@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cml_jax.ops import batch_norm, batch_norm_max_pool, conv, dense
+from cml_jax.ops import batch_norm, batch_norm_max_pool, conv_batch_norm, dense
 
 
 def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
@@ -90,16 +90,19 @@ class BatchNorm(nn.Module):
     """Batch normalisation that always uses the statistics of the batch at hand, eps 1e-5.
 
     Scale (1) and bias (0) are ordinary parameters, which the inner loop adapts. With `pool` a 2x2
-    max-pool follows, in the same passes.
+    max-pool follows, in the same passes. With a kernel it is the convolution of the inputs that is
+    normalised (`cml_jax.ops.conv_batch_norm`).
     """
 
     pool: bool = False
 
     @nn.compact
-    def __call__(self, inputs):
-        shape = inputs.shape[-1:]
+    def __call__(self, inputs, kernel=None, stride=1):
+        shape = (inputs if kernel is None else kernel).shape[-1:]
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        if kernel is not None:
+            return conv_batch_norm(inputs, kernel, scale, bias, stride, pool=self.pool)
         return (batch_norm_max_pool if self.pool else batch_norm)(inputs, scale, bias)
 
 
@@ -123,4 +126,4 @@ class ConvBlock(nn.Module):
         init = uniform_fan_in(9 * inputs.shape[-1])
         kernel = self.param("kernel", init, shape)
         self.param("bias", init, (self.features,))
-        return nn.relu(BatchNorm(self.pool)(conv(inputs, kernel, self.stride)))
+        return nn.relu(BatchNorm(self.pool)(inputs, kernel, self.stride))

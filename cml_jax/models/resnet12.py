@@ -9,7 +9,7 @@ from jax import lax
 
 from cml_jax.models.adapters import from_linen
 from cml_jax.models.layers import BatchNorm, ConvBlock, Linear, check_images
-from cml_jax.ops import conv, max_pool
+from cml_jax.ops import max_pool
 from cml_jax.types import Model, Noisy
 
 # As MetaOptNet's code starts them: normal, variance 2 / (kernel's size * output channels).
@@ -35,7 +35,7 @@ class ResidualBlock(nn.Module):
         outputs = inputs
         for i in range(3):
             outputs = _leaky_relu(outputs) if i else outputs
-            outputs = BatchNorm()(conv(outputs, kernel(f"kernel_{i}", outputs, 3, 3)))
+            outputs = BatchNorm()(outputs, kernel(f"kernel_{i}", outputs, 3, 3))
         # A convolution of 1x1 is a product, and so are all its derivatives.
         shortcut = BatchNorm()(jnp.tensordot(inputs, kernel("shortcut", inputs), 1))
         return _leaky_relu(max_pool(outputs + shortcut))

@@ -100,12 +100,25 @@ def compute(
 
 
 def _blocks(x, size):
-    """The least number of equal blocks of images such that the patches of a block fit into
-    `_BLOCK_BYTES`, or one block for each image."""
+    """How many blocks of images there are, such that the patches of one fit into `_BLOCK_BYTES`."""
     n, height, width, channels = x.shape
-    patches_bytes = n * size[0] * size[1] * height * width * channels * x.dtype.itemsize
-    least = min(n, -(-patches_bytes // _BLOCK_BYTES))
-    return next(blocks for blocks in range(least, n + 1) if n % blocks == 0)
+    patches_bytes = size[0] * size[1] * height * width * channels * x.dtype.itemsize
+    return equal_blocks(n, patches_bytes, _BLOCK_BYTES)
+
+
+def equal_blocks(count: int, each: int, most: int) -> int:
+    """The least number of equal blocks such that one has at most `most` bytes, or holds one thing.
+
+    Args:
+      count: How many things there are.
+      each: Bytes of one of them.
+      most: Bytes of a block.
+
+    >>> equal_blocks(75, each=100, most=1000), equal_blocks(7, each=100, most=500)
+    (15, 7)
+    """
+    least = min(count, -(-count * each // most))
+    return next(blocks for blocks in range(least, count + 1) if count % blocks == 0)
 
 
 def _xla_conv(x, kernel, stride):

@@ -34,7 +34,7 @@ def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-
     [[-1.  4.]
      [ 1.  6.]]
     """
-    _check(x, scale, bias)
+    check_scale_and_bias(x, scale, bias)
     mean, centred, variance = _moments(x)
     return centred * _factor(variance, scale, eps) + bias.reshape(mean.shape)
 
@@ -72,14 +72,23 @@ def batch_norm_max_pool(
     >>> print((pooled == max_pool(batch_norm(x, jnp.ones(1), jnp.zeros(1)))).all())
     True
     """
-    _check(x, scale, bias)
+    check_scale_and_bias(x, scale, bias)
     mean, _, variance = _moments(x)
     sign = jnp.where(scale < 0, -1, 1).astype(x.dtype).reshape(mean.shape)
     pooled = max_pool(x * sign) * sign
     return (pooled - mean) * _factor(variance, scale, eps) + bias.reshape(mean.shape)
 
 
-def _check(x, scale, bias):
+def check_scale_and_bias(
+    x: jax.Array | jax.ShapeDtypeStruct, scale: jax.Array, bias: jax.Array
+) -> None:
+    """Raises a ValueError where these do not have one number for each channel of `x`.
+
+    Args:
+      x: The activations `[..., c]`, or their shape.
+      scale: The factor of each channel `[c]`.
+      bias: What is added to each channel `[c]`.
+    """
     if scale.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
         raise ValueError(
             f"x of shape {x.shape} with a scale of shape {scale.shape} and a bias of shape "

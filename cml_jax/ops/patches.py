@@ -17,7 +17,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     Returns:
       An array `[n, ceil(h / stride), ceil(w / stride), f]`.
     """
-    patches = _patches(x, (kernel.shape[0], kernel.shape[1]), stride)
+    patches = windows(x, (kernel.shape[0], kernel.shape[1]), stride)
     return jnp.tensordot(patches, kernel.reshape(-1, kernel.shape[-1]), 1)
 
 
@@ -35,7 +35,7 @@ def conv_weight_gradient(
     Returns:
       An array `[kh, kw, c, f]`.
     """
-    patches = _patches(x, size, stride)
+    patches = windows(x, size, stride)
     channels, features = x.shape[-1], g.shape[-1]
     # XLA on CPU copies the left operand of such a product transposed: put the smaller one there.
     # The barrier keeps it from folding our own transposition back and swapping the two again.
@@ -92,8 +92,17 @@ def conv_input_gradient(
     return x[:, : shape[0], : shape[1]]
 
 
-def _patches(x: jax.Array, size: tuple[int, int], stride: int) -> jax.Array:
-    """The windows under the kernel, `[n, ho, wo, kh * kw * c]`."""
+def windows(x: jax.Array, size: tuple[int, int], stride: int) -> jax.Array:
+    """The windows under the kernel, with zeros outside of the images.
+
+    Args:
+      x: The images `[n, h, w, c]`.
+      size: The height and width of the kernel.
+      stride: The stride of both axes.
+
+    Returns:
+      An array `[n, ceil(h / stride), ceil(w / stride), kh * kw * c]`.
+    """
     (kh, kw), (height, width) = size, x.shape[1:3]
     pads = [(0, 0, 0), (kh // 2, kh // 2, 0), (kw // 2, kw // 2, 0), (0, 0, 0)]
     x = lax.pad(x, jnp.zeros((), x.dtype), pads)
