@@ -144,14 +144,14 @@ def _part_of_a_step(first: bool, stride: int):
     import jax
     import jax.numpy as jnp
 
-    from cml_jax.ops import batch_norm, batch_norm_max_pool, conv
+    from cml_jax.ops import conv_batch_norm
 
     wrt = (1,) if first else (0, 1)
 
     def loss(x, kernel):
         features = kernel.shape[-1]
-        norm = batch_norm_max_pool if stride == 1 else batch_norm
-        y = norm(conv(x, kernel, stride), jnp.ones(features), jnp.zeros(features))
+        scale, bias = jnp.ones(features), jnp.zeros(features)
+        y = conv_batch_norm(x, kernel, scale, bias, stride, pool=stride == 1)
         return jnp.mean(jnp.square(jax.nn.relu(y)))
 
     def adapted(x, kernel, query):

@@ -128,4 +128,6 @@ def _by_blocks(function: Callable[[jax.Array], PyTree], x: jax.Array, image_byte
     what it makes of a block fits in the cache; elsewhere there is one block."""
     on_cpu = jax.default_backend() == "cpu"
     blocks = equal_blocks(len(x), image_bytes, _BLOCK_BYTES) if on_cpu else 1
+    if blocks == 1:
+        return jax.tree.map(lambda y: y[None], function(x))
     return lax.map(function, x.reshape(blocks, -1, *x.shape[1:]))
