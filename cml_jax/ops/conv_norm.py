@@ -1,6 +1,7 @@
 """A convolution and the batch normalisation after it, in the passes of the convolution alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,6 @@ from cml_jax.ops.forms import equal_blocks
 from cml_jax.ops.norm import batch_norm, batch_norm_max_pool, check_scale_and_bias
 from cml_jax.ops.patches import windows
 from cml_jax.ops.pool import max_pool
-from cml_jax.types import PyTree
 
 _FEW = 4  # channels, of images; the products of more cost more than the passes that they save
 _BLOCK_BYTES = 2 * 2**20  # of maps, or of windows: what a core keeps in its cache
@@ -123,7 +123,7 @@ def _product(left, right):
     return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)  # never TF32 or bfloat16
 
 
-def _by_blocks(function: Callable[[jax.Array], PyTree], x: jax.Array, image_bytes: int) -> PyTree:
+def _by_blocks(function: Callable[[jax.Array], Any], x: jax.Array, image_bytes: int) -> Any:
     """What a function of images gives for each block of them: on CPU one after the other, such that
     what it makes of a block fits in the cache; elsewhere there is one block."""
     on_cpu = jax.default_backend() == "cpu"

@@ -58,7 +58,7 @@ def _with_baselines(study: Study, name: str, settings: tuple[str, ...], few: int
         for row, own in _PROBED.items():
             runs[f"{column}: {row}"] = (shots, *own, *settings, f"train_steps={few}", start)
     rows = (*_ROWS, *_MORE, *_PROBED)
-    plain = {row: "MAML, from probing" if row in _PROBED else "MAML" for row in rows}
+    plain = {row: "MAML, from probing" if row in _PROBED else "MAML" for row in (*rows, _PROBING)}
     base = {row: to for row, to in plain.items() if row != to}
     return study._replace(runs=runs, probes=probes, base=base)
 
