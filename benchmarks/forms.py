@@ -79,7 +79,7 @@ def measure(layer: Layer, platform: str, rounds: int) -> list[dict]:
 
     tasks, images, size, channels, features, stride = layer
     shape = (3, 3, channels, features)
-    kind = forms.class_of(shape, stride)
+    kind = forms.class_of((images, size, size, channels), shape, stride)
     keys = jax.random.split(jax.random.key(0), 3)
     x, query = (jax.random.normal(k, (tasks, images, size, size, channels)) for k in keys[:2])
     kernel = jax.random.normal(keys[2], (tasks, *shape)) / (9 * channels) ** 0.5
@@ -171,6 +171,8 @@ def choose(rows: Iterable[dict]) -> dict[str, dict[str, str]]:
     Args:
       rows: From `measure`.
     """
+    from cml_jax.ops.forms import TILES
+
     ratios: dict[tuple[str, str], dict[str, list[float]]] = {}
     before = {}
     for row in rows:
@@ -180,9 +182,9 @@ def choose(rows: Iterable[dict]) -> dict[str, dict[str, str]]:
         for form, ms in row["ms"].items():
             own.setdefault(form, []).append(ms / least)
     best: dict[str, dict[str, str]] = {}
-    for (operation, kind), forms in ratios.items():
-        # Few channels are also what is left where Winograd's form does not fit.
-        fit = {form: each for form, each in forms.items() if (form, kind) != ("winograd", "thin")}
+    for (operation, kind), own in ratios.items():
+        # Few channels are also what is left where Winograd's forms do not fit.
+        fit = {form: each for form, each in own.items() if kind != "thin" or form not in TILES}
         most = max(map(len, fit.values()))
         full = {form: each for form, each in fit.items() if len(each) == most}
         means = {form: statistics.geometric_mean(each) for form, each in full.items()}

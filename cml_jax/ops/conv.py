@@ -68,7 +68,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
 def _form(operation, kernel_shape, platform, left, right, *static):
     """An operation in the form that `forms.json` has for the platform."""
-    form = chosen(platform, operation, kernel_shape, static[-1], left.dtype)
+    form = chosen(platform, operation, left.shape, kernel_shape, static[-1], left.dtype)
     return compute(form, operation, left, right, kernel_shape, static, blocked=platform == "cpu")
 
 

@@ -6,8 +6,9 @@ the form of each operation and class of shapes, and where that comes from;
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,30 @@ from jax import lax
 from cml_jax.ops import patches, winograd
 
 OPERATIONS = ("conv", "input_gradient", "weight_gradient")
-CLASSES = ("wide", "thin", "strided")
+CLASSES = ("wide", "small", "thin", "strided")
 _FEW = 16  # channels; of fewer the products for each place of a tile are too thin
-# On CPU one block of images is convolved at a time, whose patches have to stay in the cache.
+_TILES = 32  # of 4 x 4; of fewer the products are too thin for a kernel that is transformed
+# On CPU one block of images is convolved at a time: what is made of it has to stay in the cache.
 _BLOCK_BYTES = 8 * 2**20
 
 PATH = Path(__file__).with_name("forms.json")
 TABLE: dict[str, dict[str, Any]] = json.loads(PATH.read_text())
 
 
-def chosen(platform: str, operation: str, shape: tuple[int, ...], stride: int, dtype: Any) -> str:
+def chosen(
+    platform: str,
+    operation: str,
+    images: Sequence[int],
+    shape: Sequence[int],
+    stride: int,
+    dtype: Any,
+) -> str:
     """The form that a device takes.
 
     Args:
       platform: As in `jax.Device.platform`, or "default" for those that have no row of their own.
       operation: One of `OPERATIONS`.
+      images: Shape of the images or of the cotangent, `[n, h, w, channels]`.
       shape: Shape of the kernel, `[kh, kw, c, f]`.
       stride: Stride of both axes.
       dtype: Of the images.
@@ -42,26 +52,35 @@ def chosen(platform: str, operation: str, shape: tuple[int, ...], stride: int, d
       few channels.
     """
     forms = TABLE.get(platform, TABLE["default"])["forms"][operation]
-    form = forms[class_of(shape, stride)]
+    form = forms[class_of(images, shape, stride)]
     return form if fits(form, shape, stride, dtype) else forms["thin"]
 
 
-def class_of(shape: tuple[int, ...], stride: int) -> str:
-    """The class of shapes, one of `CLASSES`, that a kernel of this shape and stride is in.
+def class_of(images: Sequence[int], shape: Sequence[int], stride: int) -> str:
+    """The class of shapes, one of `CLASSES`, that a convolution is in.
 
-    >>> class_of((3, 3, 64, 64), 1), class_of((3, 3, 1, 64), 1), class_of((3, 3, 64, 64), 2)
-    ('wide', 'thin', 'strided')
+    Args:
+      images: Shape of the images or of the cotangent, `[n, h, w, channels]`.
+      shape: Shape of the kernel, `[kh, kw, c, f]`.
+      stride: Stride of both axes.
+
+    >>> class_of((5, 28, 28, 1), (3, 3, 1, 64), 1), class_of((5, 28, 28, 64), (3, 3, 64, 64), 2)
+    ('thin', 'strided')
+    >>> class_of((5, 28, 28, 64), (3, 3, 64, 64), 1), class_of((5, 3, 3, 64), (3, 3, 64, 64), 1)
+    ('wide', 'small')
     """
     if stride > 1:
         return "strided"
-    return "thin" if min(shape[2:]) < _FEW else "wide"
+    if min(shape[2:]) < _FEW:
+        return "thin"
+    return "small" if images[0] * prod(winograd.tiles(images, 4)) < _TILES else "wide"
 
 
-def fits(form: str, shape: tuple[int, ...], stride: int, dtype: Any) -> bool:
+def fits(form: str, shape: Sequence[int], stride: int, dtype: Any) -> bool:
     """Whether a form can compute a convolution of this kernel, and accurately."""
-    # Winograd's sums of four lose bits that bfloat16 lacks.
+    # Winograd's sums lose bits that bfloat16 lacks.
     small = jnp.dtype(dtype).itemsize < 4
-    return form != "winograd" or (stride == 1 and tuple(shape[:2]) == (3, 3) and not small)
+    return form not in TILES or (stride == 1 and tuple(shape[:2]) == (3, 3) and not small)
 
 
 def compute(
@@ -85,7 +104,7 @@ def compute(
     """
     function = FORMS[form][operation]
     blocked = blocked and (operation != "input_gradient" or static[-1] == 1)
-    blocks = _blocks(left, shape[:2]) if blocked else 1
+    blocks = _blocks(form, left, shape) if blocked else 1
     if blocks == 1:
         return function(left, right, *static)
     left = left.reshape(blocks, -1, *left.shape[1:])
@@ -99,11 +118,14 @@ def compute(
     return y.reshape(-1, *y.shape[2:])
 
 
-def _blocks(x, size):
-    """How many blocks of images there are, such that the patches of one fit into `_BLOCK_BYTES`."""
+def _blocks(form, x, shape):
+    """How many blocks of images there are, such that the patches of one, or its transformed tiles,
+    fit into `_BLOCK_BYTES`."""
     n, height, width, channels = x.shape
-    patches_bytes = size[0] * size[1] * height * width * channels * x.dtype.itemsize
-    return equal_blocks(n, patches_bytes, _BLOCK_BYTES)
+    entries = shape[0] * shape[1] * height * width
+    if form in TILES:
+        entries = (TILES[form] + 2) ** 2 * prod(winograd.tiles(x.shape, TILES[form]))
+    return equal_blocks(n, entries * channels * x.dtype.itemsize, _BLOCK_BYTES)
 
 
 def equal_blocks(count: int, each: int, most: int) -> int:
@@ -177,6 +199,15 @@ def _turned(kernel):
     return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
 
 
+def _winograd_of(m):
+    return {
+        "conv": lambda x, kernel, stride: winograd.conv(x, kernel, m),
+        "input_gradient": lambda g, kernel, _, stride: winograd.conv_input_gradient(g, kernel, m),
+        "weight_gradient": lambda x, g, size, stride: winograd.conv_weight_gradient(x, g, m),
+    }
+
+
+TILES = {"winograd2": 2, "winograd4": 4}  # the height and width of a tile
 # Form to operation to a function of the arrays and what is static, as in `conv.py`.
 FORMS: dict[str, dict[str, Callable[..., jax.Array]]] = {
     "xla": {
@@ -194,9 +225,5 @@ FORMS: dict[str, dict[str, Callable[..., jax.Array]]] = {
         "input_gradient": _patches_input_gradient,
         "weight_gradient": patches.conv_weight_gradient,
     },
-    "winograd": {
-        "conv": lambda x, kernel, stride: winograd.conv(x, kernel),
-        "input_gradient": lambda g, kernel, shape, stride: winograd.conv_input_gradient(g, kernel),
-        "weight_gradient": lambda x, g, size, stride: winograd.conv_weight_gradient(x, g),
-    },
+    **{form: _winograd_of(m) for form, m in TILES.items()},
 }

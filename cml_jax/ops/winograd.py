@@ -1,35 +1,68 @@
-"""The 3 x 3 convolution of stride 1, and its weight gradient, by Winograd's minimal filtering.
+"""The 3 x 3 convolution of stride 1, and its gradients, by Winograd's minimal filtering.
 
-A 2 x 2 tile of the output takes 16 products a channel instead of 36, and the transformed input is
-4 times the input where patches are 9 times:
+An m x m tile of the output takes (m + 2)^2 products a channel instead of 9 m^2, and the transformed
+input is (m + 2)^2 / m^2 times the input where patches are 9 times:
 
     y = A^T [(G k G^T) * (B^T x B)] A,        dk = G^T [(B^T x B) * (A g A^T)] G,
 
-`*` being, over all tiles and channels, one matrix product for each of the 16 positions. In
-float32 the root mean square error is no larger than that of the plain product.
+`*` being, over all tiles and channels, one matrix product for each of the (m + 2)^2 positions. For
+m = 4 that is a quarter of the plain products and 2.25 times the input, for m = 2 four ninths and 4
+times; but the transformed kernel is 4 and 1.8 times the kernel, which few tiles do not pay back.
 
-Reference: Lavin and Gray (2016), https://arxiv.org/abs/1509.09308, F(2x2, 3x3).
+In float32 and over 64 channels, the root mean square error is 2.8e-7 of the result for m = 2 and
+8.4e-7 for m = 4, where the plain product has 1.2e-7 to 1.6e-7. The points of m = 4 are the usual
+0, 1, -1, 2, -2 times 3/4, which halves its error.
+
+Reference: Lavin and Gray (2016), https://arxiv.org/abs/1509.09308; Barabasz et al. (2018),
+https://arxiv.org/abs/1803.10986, for how the points bear on the error.
 """
+
+from collections.abc import Sequence
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+# The points of Toom and Cook's algorithm, beside infinity, for tiles of m x m.
+_POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
 
-def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+
+def _minimal_filtering(points: Sequence[float]):
+    """A^T `[m, m + 2]`, G `[m + 2, 3]` and B^T `[m + 2, m + 2]` of F(m, 3), m = len(points) - 1.
+
+    y_i = sum_k x_{i + k} k_k = sum_j A^T_{i, j} (sum_k G_{j, k} k_k) (sum_l B^T_{j, l} x_l)
+    """
+    m = len(points) - 1
+    others = [[q for q in points if q != p] for p in points]
+    powers = np.array(points)[:, None] ** np.arange(max(m, 3))
+    scales = np.prod(np.array(points)[:, None] - others, 1, keepdims=True)
+    a = np.concatenate([powers[:, :m], np.eye(m)[-1:]])
+    g = np.concatenate([powers[:, :3] / scales, np.eye(3)[-1:]])
+    polynomials = [np.poly(rest)[::-1] for rest in others]
+    b = np.stack([*(np.append(p, 0) for p in polynomials), np.poly(points)[::-1]])
+    return a.T, g, b
+
+
+_MATRICES = {m: _minimal_filtering(points) for m, points in _POINTS.items()}
+
+
+def conv(x: jax.Array, kernel: jax.Array, m: int) -> jax.Array:
     """The convolution of stride 1 with zero padding 1.
 
     Args:
       x: The images `[n, h, w, c]`.
       kernel: The kernel `[3, 3, c, f]`.
+      m: Height and width of a tile, 2 or 4.
 
     Returns:
       An array `[n, h, w, f]`.
     """
-    return _filtered(x, kernel, 1)
+    return _filtered(x, kernel, 1, m)
 
 
-def conv_input_gradient(g: jax.Array, kernel: jax.Array) -> jax.Array:
+def conv_input_gradient(g: jax.Array, kernel: jax.Array, m: int) -> jax.Array:
     """The gradient of the convolution with respect to its input.
 
     It is the convolution with the kernel turned by half, its channels exchanged: exchanged by the
@@ -38,60 +71,67 @@ def conv_input_gradient(g: jax.Array, kernel: jax.Array) -> jax.Array:
     Args:
       g: A cotangent of the convolution's output, `[n, h, w, f]`.
       kernel: The kernel `[3, 3, c, f]`.
+      m: Height and width of a tile, 2 or 4.
 
     Returns:
       An array `[n, h, w, c]`.
     """
-    return _filtered(g, jnp.flip(kernel, (0, 1)), 2)
+    return _filtered(g, jnp.flip(kernel, (0, 1)), 2, m)
 
 
-def conv_weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
+def conv_weight_gradient(x: jax.Array, g: jax.Array, m: int) -> jax.Array:
     """The gradient of the convolution with respect to its kernel.
 
     Args:
       x: The images `[n, h, w, c]`.
       g: A cotangent of the convolution's output, `[n, h, w, f]`.
+      m: Height and width of a tile, 2 or 4.
 
     Returns:
       An array `[3, 3, c, f]`.
     """
-    product = _batched_product(_tiled_input(x), _tiled_cotangent(g), 1, 1)
-    return _two_axes(_g_transposed, product.reshape(4, 4, *product.shape[1:]), (0, 1))
+    product = _batched_product(_tiled_input(x, m), _tiled_cotangent(g, m), 1, 1)
+    product = product.reshape(m + 2, m + 2, *product.shape[1:])
+    return _two_axes(_MATRICES[m][1].T, product)
 
 
-def _filtered(x, kernel, axis):
+def tiles(shape: Sequence[int], m: int) -> tuple[int, int]:
+    """How many tiles of m x m cover an image of a shape `[n, h, w, c]`, along each axis."""
+    return -(-shape[1] // m), -(-shape[2] // m)
+
+
+def _filtered(x, kernel, axis, m):
     """The convolution of `x` with a kernel whose channels to sum over are `axis` of the two."""
     n, height, width, _ = x.shape
-    rows, columns = _tiles(x)
-    kernel = _two_axes(_g, kernel, (0, 1)).reshape(16, *kernel.shape[2:])
-    product = _batched_product(_tiled_input(x), kernel, 2, axis)
-    product = product.reshape(4, 4, n, rows, columns, -1)
-    y = [jnp.stack(_a_transposed(row), 3) for row in _a_transposed(product)]
-    return jnp.stack(y, 2).reshape(n, 2 * rows, 2 * columns, -1)[:, :height, :width]
+    rows, columns = tiles(x.shape, m)
+    a_transposed, g, _ = _MATRICES[m]
+    kernel = _two_axes(g, kernel).reshape((m + 2) ** 2, *kernel.shape[2:])
+    product = _batched_product(_tiled_input(x, m), kernel, 2, axis)
+    product = product.reshape(m + 2, m + 2, n, rows, columns, -1)
+    y = [jnp.stack(_times(a_transposed, row), 3) for row in _times(a_transposed, product)]
+    return jnp.stack(y, 2).reshape(n, m * rows, m * columns, -1)[:, :height, :width]
 
 
-def _tiles(x):
-    return (x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2
-
-
-def _tiled_input(x):
-    """`B^T x B` of each overlapping 4 x 4 tile, `[16, n * tiles, c]`."""
-    rows, columns = _tiles(x)
-    x = _padded(x, 1, 2 * rows + 2, 2 * columns + 2)
-    x = jnp.stack(_b_transposed([x[:, i : i + 2 * rows - 1 : 2] for i in range(4)]))
+def _tiled_input(x, m):
+    """`B^T x B` of each overlapping (m + 2) x (m + 2) tile, `[(m + 2)^2, n * tiles, c]`."""
+    rows, columns = tiles(x.shape, m)
+    b_transposed = _MATRICES[m][2]
+    x = _padded(x, 1, m * rows + 2, m * columns + 2)
+    x = [x[:, i : i + m * (rows - 1) + 1 : m] for i in range(m + 2)]
     # Without the barriers XLA fuses the passes and computes each row again: half as slow again.
-    x = lax.optimization_barrier(x)
-    x = jnp.stack(_b_transposed([x[:, :, :, j : j + 2 * columns - 1 : 2] for j in range(4)]), 1)
-    return x.reshape(16, -1, x.shape[-1])
+    x = lax.optimization_barrier(jnp.stack(_times(b_transposed, x)))
+    x = [x[:, :, :, j : j + m * (columns - 1) + 1 : m] for j in range(m + 2)]
+    return jnp.stack(_times(b_transposed, x), 1).reshape((m + 2) ** 2, -1, x[0].shape[-1])
 
 
-def _tiled_cotangent(g):
-    """`A g A^T` of each 2 x 2 tile, `[16, n * tiles, f]`."""
-    rows, columns = _tiles(g)
-    g = _padded(g, 0, 2 * rows, 2 * columns)
-    g = lax.optimization_barrier(jnp.stack(_a([g[:, i::2] for i in range(2)])))
-    g = jnp.stack(_a([g[:, :, :, j::2] for j in range(2)]), 1)
-    return g.reshape(16, -1, g.shape[-1])
+def _tiled_cotangent(g, m):
+    """`A g A^T` of each m x m tile, `[(m + 2)^2, n * tiles, f]`."""
+    rows, columns = tiles(g.shape, m)
+    a = _MATRICES[m][0].T
+    g = _padded(g, 0, m * rows, m * columns)
+    g = lax.optimization_barrier(jnp.stack(_times(a, [g[:, i::m] for i in range(m)])))
+    g = jnp.stack(_times(a, [g[:, :, :, j::m] for j in range(m)]), 1)
+    return g.reshape((m + 2) ** 2, -1, g.shape[-1])
 
 
 def _padded(x, low, height, width):
@@ -104,29 +144,17 @@ def _batched_product(left, right, left_axis, right_axis):
     return lax.dot_general(left, right, (((left_axis,), (right_axis,)), ((0,), (0,))))
 
 
-def _two_axes(transform, x, axes):
-    for axis in axes:
-        x = jnp.stack(transform(jnp.unstack(x, axis=axis)), axis)
+def _two_axes(matrix, x):
+    for axis in (0, 1):
+        x = jnp.stack(_times(matrix, jnp.unstack(x, axis=axis)), axis)
     return x
 
 
-def _b_transposed(x):
-    return x[0] - x[2], x[1] + x[2], x[2] - x[1], x[1] - x[3]
+def _times(matrix, parts):
+    """`matrix @ parts`, parts being arrays, without the products with 0 and 1."""
 
+    def of_a_row(row):
+        terms = [(float(c), part) for c, part in zip(row, parts, strict=True) if c]
+        return reduce(jnp.add, [part if c == 1 else c * part for c, part in terms])
 
-def _g(k):
-    outer = k[0] + k[2]
-    return k[0], (outer + k[1]) * 0.5, (outer - k[1]) * 0.5, k[2]
-
-
-def _g_transposed(u):
-    middle = (u[1] + u[2]) * 0.5
-    return u[0] + middle, (u[1] - u[2]) * 0.5, middle + u[3]
-
-
-def _a(g):
-    return g[0], g[0] + g[1], g[0] - g[1], -g[1]
-
-
-def _a_transposed(m):
-    return m[0] + m[1] + m[2], m[1] - m[2] - m[3]
+    return [of_a_row(row) for row in matrix]

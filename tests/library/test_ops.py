@@ -1,6 +1,6 @@
 """The operations against XLA's own, in float64, through two derivatives and under vmap."""
 
-from functools import partial
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -135,43 +135,51 @@ def test_conv_in_blocks_of_images_equals_conv_at_once(monkeypatch, channels, str
 
             return jax.jit(jax.value_and_grad(loss, (0, 1)))
 
-        monkeypatch.setattr(forms, "_BLOCK_BYTES", images * 9 * 5 * 4 * channels * 8)
+        entries = 9 * 5 * 4 if channels == 3 else 16 * 3 * 2  # of patches, and of tiles of 2 x 2
+        monkeypatch.setattr(forms, "_BLOCK_BYTES", images * entries * channels * 8)
         assert "while" in gradient(conv).lower(x, kernel).as_text()
         assert_close(gradient(conv)(x, kernel), gradient(xla_conv)(x, kernel))
 
 
+@pytest.mark.parametrize("size", [(5, 6), (3, 9), (8, 1)])  # tiles of 4 x 4 cover more
 @pytest.mark.parametrize(
-    ("form", "stride"), [(f, s) for f in forms.FORMS for s in (1, 2) if (f, s) != ("winograd", 2)]
+    ("form", "stride"),
+    [(f, s) for f in forms.FORMS for s in (1, 2) if s == 1 or f not in forms.TILES],
 )
-def test_every_form_is_the_same_convolution(form, stride):
+def test_every_form_is_the_same_convolution(form, stride, size):
     with jax.enable_x64(True):
-        x, kernel = normal(0, 2, 5, 6, 16), normal(1, 3, 3, 16, 17)
+        x, kernel = normal(0, 2, *size, 16), normal(1, 3, 3, 16, 17)
         y, pull = jax.vjp(lambda x, kernel: xla_conv(x, kernel, stride), x, kernel)
         g = normal(2, *y.shape)
         dx, dkernel = pull(g)
         assert_close(forms.FORMS[form]["conv"](x, kernel, stride), y)
-        assert_close(forms.FORMS[form]["input_gradient"](g, kernel, (5, 6), stride), dx)
+        assert_close(forms.FORMS[form]["input_gradient"](g, kernel, size, stride), dx)
         assert_close(forms.FORMS[form]["weight_gradient"](x, g, (3, 3), stride), dkernel)
 
 
 def test_the_table_of_forms_has_one_that_fits_for_every_device():
     assert {"cpu", "default"} <= forms.TABLE.keys()
-    for platform in (*forms.TABLE, "rocm"):
-        for operation in forms.OPERATIONS:
-            for shape, stride in (((3, 3, 64, 64), 1), ((3, 3, 1, 64), 1), ((3, 3, 64, 64), 2)):
-                form = forms.chosen(platform, operation, shape, stride, "float32")
-                assert form in forms.FORMS and forms.fits(form, shape, stride, "float32")
-    chosen = partial(forms.chosen, "cpu", "conv")
-    assert chosen((3, 3, 64, 64), 1, "float32") == "winograd"
-    assert (
-        chosen((3, 3, 64, 64), 1, "bfloat16") == chosen((5, 5, 64, 64), 1, "float32") == "patches"
-    )
+    kernels = (((3, 3, 64, 64), 1), ((3, 3, 1, 64), 1), ((3, 3, 64, 64), 2))
+    for platform, operation in itertools.product((*forms.TABLE, "rocm"), forms.OPERATIONS):
+        for (shape, stride), size in itertools.product(kernels, (3, 14)):
+            images = (5, size, size, shape[2])
+            form = forms.chosen(platform, operation, images, shape, stride, "float32")
+            assert form in forms.FORMS and forms.fits(form, shape, stride, "float32")
+
+
+def test_which_form_a_cpu_takes():
+    def chosen(size, kernel=3, dtype="float32"):
+        images, shape = (5, size, size, 64), (kernel, kernel, 64, 64)
+        return forms.chosen("cpu", "conv", images, shape, 1, dtype)
+
+    assert chosen(14) == "winograd4" and chosen(7) == "winograd2"  # 80 tiles of 4 x 4, and 20
+    assert chosen(14, dtype="bfloat16") == chosen(14, kernel=5) == "patches"
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 4e-2)])
 @pytest.mark.parametrize("channels", [3, 32])
 def test_conv_keeps_the_dtype_and_its_accuracy(dtype, tolerance, channels):
-    x, kernel = normal(0, 4, 6, 6, channels), normal(1, 3, 3, channels, 32)
+    x, kernel = normal(0, 8, 6, 6, channels), normal(1, 3, 3, channels, 32)  # 32 tiles of 4 x 4
     scale = np.sqrt(9 * channels)
     x, kernel = x.astype(dtype), (kernel / scale).astype(dtype)
 
