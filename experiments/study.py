@@ -54,7 +54,9 @@ def main() -> int:
     if bool(arguments.studies) == arguments.pages:
         parser.error("name one or more studies, or give --pages alone")
     for name in arguments.studies:
-        rounds = [*tuning_of(name, STUDIES[name]), cells_of(name, STUDIES[name])]
+        every, probes = cells_of(name, STUDIES[name]), STUDIES[name].probes
+        first = [cell for cell in every if cell.label in probes]  # tuning may start from them
+        rounds = [first, *tuning_of(name, STUDIES[name]), every]
         rounds = [[cell for cell in own if arguments.only in cell.label] for own in rounds]
         if not rounds[-1]:
             parser.error(f"--only={arguments.only} is in no label of {name}: leave it out")

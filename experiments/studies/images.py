@@ -23,9 +23,16 @@ _MORE = {
 _PROBED = {
     "MAML, from probing": ("co_learner=none",),
     "MAML + CML, from probing": ("co_learner=conv",),
-    "MAML + agreement, from probing": ("co_learner=none", _AGREEMENT),
+}
+# Those two keep MAML's rates, which undo what the body has learned. These have rates of their own.
+_FIVE_STEPS = {
+    "MAML, 5 steps, from probing": ("co_learner=none", "num_steps=5"),
+    "MAML + CML, 5 steps, from probing": ("co_learner=conv", "num_steps=5"),
+    "MAML + agreement, 5 steps, from probing": ("co_learner=none", "num_steps=5", _AGREEMENT),
     "UNICORN-MAML, from probing": ("method=unicorn_maml", "co_learner=none", "num_steps=5"),
 }
+_RATES = {"outer_learning_rate": (1e-5, 1e-4, 1e-3), "inner_learning_rate": (0.02, 0.1, 0.5)}
+_TUNING = ("train_steps=100", "eval.every=100", "eval.num_tasks=16")
 _COLUMNS = {"1-shot": "data.shots=1", "5-shot": "data.shots=5"}
 
 
@@ -49,18 +56,21 @@ def _study(config: str, settings: tuple[str, ...], maml: tuple[str, str], cml: t
 
 def _with_baselines(study: Study, name: str, settings: tuple[str, ...], few: int) -> Study:
     """The study, with agreement, with the baselines and with what starts from linear probing."""
-    runs, probes = dict(study.runs), {}
+    runs, probes, tune = dict(study.runs), {}, {}
     for column, shots in _COLUMNS.items():
         probes[f"{column}: {_PROBING}"] = (shots, *settings)
         for row, own in _MORE.items():
             runs[f"{column}: {row}"] = (shots, *own, *settings)
         start = f"init_from=runs/{name}/{file_name(f'{column}: {_PROBING}')}"
-        for row, own in _PROBED.items():
+        for row, own in (_PROBED | _FIVE_STEPS).items():
             runs[f"{column}: {row}"] = (shots, *own, *settings, f"train_steps={few}", start)
-    rows = (*_ROWS, *_MORE, *_PROBED)
-    plain = {row: "MAML, from probing" if row in _PROBED else "MAML" for row in (*rows, _PROBING)}
+        tune |= {f"{column}: {row}": _RATES for row in _FIVE_STEPS}
+    rows = (*_ROWS, *_MORE, *_PROBED, *_FIVE_STEPS, _PROBING)
+    plain = dict.fromkeys(rows, "MAML")
+    plain |= dict.fromkeys(_PROBED, "MAML, from probing")
+    plain |= dict.fromkeys(_FIVE_STEPS, "MAML, 5 steps, from probing")
     base = {row: to for row, to in plain.items() if row != to}
-    return study._replace(runs=runs, probes=probes, base=base)
+    return study._replace(runs=runs, probes=probes, base=base, tune=tune, tuning=_TUNING)
 
 
 _CIFAR_FS = ("configs/cifar_fs.py", ("56.55", "70.10"), ("57.67", "73.87"))
