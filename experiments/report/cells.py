@@ -84,7 +84,7 @@ def store_tuned(path: Path, label: str, setting: str, workdir: Path) -> None:
         "best": best,
         "steps": results.protocol["train_steps"],
     }
-    folder.write_json(path, stored)
+    folder.write_json(path, stored, indent=0)  # thousands of tasks, a line each
 
 
 def store(path: Path, label: str, repeat: str, command: str, workdir: Path, ended: bool) -> None:
@@ -114,7 +114,7 @@ def store(path: Path, label: str, repeat: str, command: str, workdir: Path, ende
     entry["command"] = command
     entry["cells"].pop("all", None)
     entry["cells"][repeat] = cell
-    folder.write_json(path, stored)
+    folder.write_json(path, stored, indent=0)  # thousands of tasks, a line each
 
 
 def flat(curve: Sequence[Sequence[float]]) -> bool:

@@ -123,17 +123,18 @@ def read_rows(workdir: str | os.PathLike) -> list[Row]:
     return rows
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
+def write_json(path: str | os.PathLike, value: Any, indent: int = 2) -> None:
     """Writes a JSON file that is there either whole or not at all.
 
     Args:
       path: The file; its folder is made.
       value: What `json.dumps` takes; NaN and infinities become null.
+      indent: Spaces for each level.
 
     Raises:
       OSError: The file could not be written; the message is one line, without an errno.
     """
-    text = json.dumps(finite(value), indent=2, allow_nan=False)
+    text = json.dumps(finite(value), indent=indent, allow_nan=False)
     replace_file(Path(path), (text + "\n").encode())
 
 
