@@ -7,9 +7,9 @@
 
 makes the runs of a study under runs/. Each is stored in docs/results/NAME.json as soon as it has
 ended: a study that is started again makes what is missing, and resumes what was interrupted. What
-a study tunes comes first: on validation tasks, with the same budget for every row. Then
-docs/results/NAME.md and docs/results.md are filled from what is stored; `--pages` does only that.
-Several jobs at a time share the cores.
+others start from comes first, then what a study tunes: on validation tasks, with the same budget
+for every row. Then docs/results/NAME.md and docs/results.md are filled from what is stored;
+`--pages` does only that. Several jobs at a time share the cores.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from experiments.machine.devices import available_cores
 from experiments.report import cells, study_pages
 from experiments.run_folder import folder
 from experiments.studies import STUDIES, Study
-from experiments.studies.study import Cell, cells_of, tuning_of
+from experiments.studies.study import Cell, cells_of, starts_of, tuning_of
 
 _DOCS = Path("docs")
 _STOPPED = 1  # the exit code of a run that was asked to stop, and has saved what it had
@@ -54,22 +54,28 @@ def main() -> int:
     if bool(arguments.studies) == arguments.pages:
         parser.error("name one or more studies, or give --pages alone")
     for name in arguments.studies:
-        every, probes = cells_of(name, STUDIES[name]), STUDIES[name].probes
-        first = [cell for cell in every if cell.label in probes]  # tuning may start from them
-        rounds = [first, *tuning_of(name, STUDIES[name]), every]
+        study, how = STUDIES[name], (arguments.jobs, arguments.minutes)
+        rounds = [*tuning_of(name, study), cells_of(name, study)]
         rounds = [[cell for cell in own if arguments.only in cell.label] for own in rounds]
         if not rounds[-1]:
             parser.error(f"--only={arguments.only} is in no label of {name}: leave it out")
-        for wanted in rounds:
-            if not run_all(name, STUDIES[name], wanted, arguments.jobs, arguments.minutes):
-                return 1
-        study_pages.draw(name, STUDIES[name], _DOCS / "results")
+        # What is tuned, too, may start from them.
+        if not run_all(name, study, starts_of(name, study, rounds[-1]), *how, folders=True):
+            return 1
+        if not all(run_all(name, study, wanted, *how) for wanted in rounds):
+            return 1
+        study_pages.draw(name, study, _DOCS / "results")
     study_pages.write_pages(_DOCS, STUDIES)
     return 0
 
 
 def run_all(
-    name: str, study: Study, wanted: Sequence[Cell], jobs: int, minutes: float | None = None
+    name: str,
+    study: Study,
+    wanted: Sequence[Cell],
+    jobs: int,
+    minutes: float | None = None,
+    folders: bool = False,
 ) -> bool:
     """Makes runs of a study until one fails; returns whether all of them ended well.
 
@@ -81,6 +87,7 @@ def run_all(
       wanted: Those to make.
       jobs: How many runs are made at a time.
       minutes: How long each may train; None is to its end.
+      folders: Whether a run is made again, too, whose folder is not here, as on another machine.
     """
     path = _DOCS / "results" / f"{name}.json"
     stored = cells.load(path)
@@ -113,7 +120,12 @@ def run_all(
         finally:
             free.put(share)
 
-    left = [cell for cell in wanted if not cells.is_done(stored, cell)]
+    left = [
+        cell
+        for cell in wanted
+        if not cells.is_done(stored, cell)
+        or (folders and not (cell.workdir / folder.RESULTS).exists())
+    ]
     with ThreadPoolExecutor(jobs) as pool:
         return all(pool.map(make, left))
 

@@ -13,7 +13,7 @@ from cml_jax.data.class_files import check_complete, class_files, has_class_file
 from cml_jax.data.fetch import fetch
 from cml_jax.data.files import Limits, tar_files
 from cml_jax.data.known_images import Source, in_place, known_images, tfds_examples
-from cml_jax.data.pickles import unpickle
+from cml_jax.data.pickles import unpickle, unpickle_bytes
 from cml_jax.data.pictures import SUFFIX, decode_picture
 from cml_jax.data.types import DataError, Images, Split
 
@@ -22,11 +22,12 @@ _COUNTS = {"train": 50_000, "test": 10_000}
 _RECORD = 2 + 3 * _SIZE * _SIZE  # two labels, then the red, green and blue planes
 _MAX_PICKLE = 1 << 28  # 155 million bytes
 _BINARY = re.compile(r"cifar-100-binary/(train|test)\.bin")
+_PICKLES = re.compile(r"cifar-100-python/(train|test)")
 _LIMITS = Limits(files=100, file_bytes=1 << 28, total_bytes=1 << 29)
 _ZIPS = ("[cC][iI][fF][aA][rR]*.zip", "[fF][cC]100*.zip")
 _MISSING = (
-    "put cifar-100-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html there, extracted, "
-    "or cifar-100-binary.tar.gz as it is"
+    "put cifar-100-python.tar.gz or cifar-100-binary.tar.gz of "
+    "https://www.cs.toronto.edu/~kriz/cifar.html there"
 )
 
 Labelled = Iterator[tuple[np.ndarray, np.ndarray]]  # fine labels [n], pictures [n, 32, 32, 3]
@@ -38,7 +39,8 @@ def load_cifar_fs(data_dir: str | os.PathLike[str] | None = None) -> Images:
     Looks in `data_dir`, in `$CML_JAX_DATA` and in the user's cache, in each also in the sub-folder
     `cifar_fs` and three folders down, for any of these:
 
-    - `cifar-100-python`, the folder of pickles, which are read without running code;
+    - `cifar-100-python`, the folder of pickles, which are read without running code, or
+      `cifar-100-python.tar.gz`;
     - `cifar-100-binary` or `cifar-100-binary.tar.gz`;
     - a folder for each class (in one that may have any name), or such folders in a zip whose name
       starts with "cifar" or "fc100";
@@ -92,8 +94,10 @@ def _find(folder: Path, split: Split) -> Source | None:
     if all((folder / f"{part}.bin").is_file() for part in _COUNTS):
         paths = [folder / f"{part}.bin" for part in _COUNTS]
         return _source(paths, "binary files", lambda: map(_read_binary, paths), split)
+    if (tar := folder / "cifar-100-python.tar.gz").is_file():
+        return _source([tar], "pickles", partial(_read_tar_of_pickles, tar), split)
     if (tar := folder / "cifar-100-binary.tar.gz").is_file():
-        return _source([tar], "binary files", lambda: _read_tar(tar), split)
+        return _source([tar], "binary files", partial(_read_tar, tar), split)
     if in_place(folder, "cifar100", "3.0.2"):
         return _source([folder / "3.0.2"], "tensorflow-datasets", lambda: _read_tfds(folder), split)
     names = [name for part in split for name in part]
@@ -132,11 +136,19 @@ def _classes(
 
 
 def _read_pickle(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    content = unpickle(path, _MAX_PICKLE)
+    return _from_pickle(unpickle(path, _MAX_PICKLE), path, path.name)
+
+
+def _read_tar_of_pickles(path: Path) -> Labelled:
+    for match, content in tar_files(path, _PICKLES, _LIMITS):
+        yield _from_pickle(unpickle_bytes(content, path), path, match[1])
+
+
+def _from_pickle(content: Any, path: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     labels, planes = (
         (content.get("fine_labels"), content.get("data")) if isinstance(content, dict) else (0, 0)
     )
-    n = _COUNTS[path.name]
+    n = _COUNTS[part]
     if (
         not isinstance(planes, np.ndarray)
         or planes.dtype != np.uint8

@@ -32,7 +32,22 @@ def unpickle(path: Path, max_bytes: int, also: Mapping[tuple[str, str], Any] | N
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): correct it") from error
+    return unpickle_bytes(content, path, also)
 
+
+def unpickle_bytes(
+    content: bytes, path: Path, also: Mapping[tuple[str, str], Any] | None = None
+) -> Any:
+    """Reads a pickle as `unpickle` does, from what a file held.
+
+    Args:
+      content: The pickle.
+      path: The file, for messages.
+      also: More that it may ask for: (module, name) to what it gets.
+
+    Raises:
+      DataError: The content is damaged, or asks for anything else.
+    """
     allowed = _numpy() | dict(also or {})
 
     class Unpickler(pickle.Unpickler):

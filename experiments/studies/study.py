@@ -86,6 +86,22 @@ def cells_of(name: str, study: Study) -> list[Cell]:
     return cells
 
 
+def starts_of(name: str, study: Study, wanted: Sequence[Cell]) -> list[Cell]:
+    """The runs of linear probing that some runs start from (`init_from`).
+
+    Args:
+      name: Name of the study.
+      study: Its runs.
+      wanted: The runs that start from them.
+    """
+    settings = {setting for cell in wanted for setting in study.runs.get(cell.label, ())}
+    return [
+        cell
+        for cell in cells_of(name, study)
+        if cell.label in study.probes and f"init_from={cell.workdir.as_posix()}" in settings
+    ]
+
+
 def tuning_of(name: str, study: Study) -> list[list[Cell]]:
     """The runs that tune: first those of the first setting of every label, and so on.
 

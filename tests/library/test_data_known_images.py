@@ -316,6 +316,9 @@ CIFAR_FORMS = {
     "pickles": write_cifar_pickles,
     "pickles of Python 2": python_2,
     "pickles below": cifar_below("a/cifar-100-python"),
+    "pickles in a tar": lambda folder: write_tar(
+        folder / "cifar-100-python.tar.gz", image_files.cifar_pickles()
+    ),
     "pickles of protocol 5": lambda folder: write_cifar_pickles(folder, 5),
     "binary files": lambda folder: write_files(folder, cifar_binary()),
     "binary files in a tar": lambda folder: write_tar(
@@ -417,6 +420,21 @@ def test_pickles_of_no_cifar_100(small, content, message, monkeypatch):
     (small / "test").write_bytes(pickle.dumps(content, 2))
     refused(message, load_cifar_fs, small)
     assert not (small / "escaped").exists()
+
+
+def test_pickles_in_a_tar_that_are_no_cifar_100(small, monkeypatch):
+    tar = small / "cifar-100-python.tar.gz"
+    files = image_files.cifar_pickles()
+    name = "cifar-100-python/test"
+    write_tar(tar, files | {name: image_files.python_2_pickle({"data": b"", "fine_labels": [1]})})
+    refused(r"python.tar.gz does not hold 4 pictures of CIFAR-100: replace", load_cifar_fs, small)
+    write_tar(tar, files | {name: b"cos\nsystem\n(S'true'\ntR."})
+    refused(
+        r"python.tar.gz is not a pickle of plain arrays \(asks for os.system\)", load_fc100, small
+    )
+    monkeypatch.setattr(cifar, "_LIMITS", cifar._LIMITS._replace(file_bytes=100))
+    write_tar(tar, files)
+    refused("tar.gz has 'cifar-100-python/train' of", load_cifar_fs, small)
 
 
 def test_binary_files_of_no_cifar_100(small, monkeypatch):

@@ -15,7 +15,7 @@ from experiments.report import cells, front_table, pages, study_pages, table
 from experiments.run_folder.results import Results, interval
 from experiments.studies import STUDIES, Study
 from experiments.studies.front import FRONT, Shown
-from experiments.studies.study import cells_of, tuning_of
+from experiments.studies.study import cells_of, starts_of, tuning_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -240,6 +240,21 @@ def test_what_is_stored_is_not_made_again(monkeypatch, docs):
     again = Runs()
     assert make(monkeypatch, again)
     assert [line.rpartition("own/")[2] for line in again.started][:1] == ["1-shot-a-cml/1"]
+
+
+def test_what_others_start_from_is_made_again_where_its_folder_is_not(monkeypatch, docs):
+    start = "runs/own/5-shot-probing/0"
+    probed = OWN._replace(runs=OWN.runs | {"1-shot: B": (f"init_from={start}",)})
+    every = cells_of("own", probed)
+    assert not starts_of("own", probed, [cell for cell in every if cell.label != "1-shot: B"])
+    starts = starts_of("own", probed, every)
+    assert [cell.workdir.as_posix() for cell in starts] == [start]
+    for made_again in (True, False):
+        assert make(monkeypatch, runs := Runs(), starts, folders=True)
+        assert len(runs.started) == made_again
+    shutil.rmtree("runs")
+    assert make(monkeypatch, runs := Runs(), starts) and not runs.started
+    assert make(monkeypatch, runs := Runs(), starts, folders=True) and len(runs.started) == 1
 
 
 def test_a_run_that_takes_too_long_is_tested_as_far_as_it_is(monkeypatch, docs):

@@ -572,6 +572,12 @@ def _make_cifar_tar(folder: Path) -> None:
     write_tar(folder / "cifar-100-binary.tar.gz", cifar_binary())
 
 
+def _make_cifar_tar_of_pickles(folder: Path) -> None:
+    from support.image_files import cifar_pickles, write_tar
+
+    write_tar(folder / "cifar-100-python.tar.gz", cifar_pickles())
+
+
 def _make_flowers(folder: Path) -> None:
     from support.image_files import write_flowers
 
@@ -826,6 +832,9 @@ TARGETS = {
         _make_cifar, _known("load_cifar_fs"), DATA, 110, (*ANY, bad_pickle), _fits
     ),
     "cifar tar": Target(_make_cifar_tar, _known("load_cifar_fs"), DATA, 130, (*ANY, hostile_tar)),
+    "cifar tar of pickles": Target(
+        _make_cifar_tar_of_pickles, _known("load_cifar_fs"), DATA, 60, (*ANY, hostile_tar), _fits
+    ),
     "flowers": Target(
         _make_flowers, _known("load_vgg_flower"), DATA, 130, (*ANY, hostile_tar), _same_pictures
     ),

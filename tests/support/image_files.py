@@ -135,10 +135,19 @@ def python_2_pickle(value):
     return stream.getvalue().replace(b"numpy._core.", b"numpy.core.")
 
 
+def cifar_pickles(protocol=2):
+    """`{path: content}` as in cifar-100-python.tar.gz."""
+    files = {part: cifar_pickle(*records) for part, records in cifar_records().items()}
+    files["meta"] = {"fine_label_names": sorted(CIFAR_NAMES)}
+    return {
+        f"cifar-100-python/{name}": pickle.dumps(content, protocol)
+        for name, content in files.items()
+    }
+
+
 def write_cifar_pickles(folder, protocol=2):
-    for part, records in cifar_records().items():
-        (folder / part).write_bytes(pickle.dumps(cifar_pickle(*records), protocol))
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": sorted(CIFAR_NAMES)}))
+    for name, content in cifar_pickles(protocol).items():
+        (folder / Path(name).name).write_bytes(content)
 
 
 def cifar_binary():
