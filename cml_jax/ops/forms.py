@@ -21,7 +21,9 @@ from cml_jax.ops import patches, winograd
 OPERATIONS = ("conv", "input_gradient", "weight_gradient")
 CLASSES = ("wide", "small", "thin", "strided")
 _FEW = 16  # channels; of fewer the products for each place of a tile are too thin
-_TILES = 32  # of 4 x 4; of fewer the products are too thin for a kernel that is transformed
+# Tiles of 4 x 4: of fewer the products are too thin for a kernel that is transformed, and the more
+# so for one that no cache holds, of 512 x 512 channels for example.
+_TILES, _ENTRIES_OF_A_TILE = 32, 2048
 # On CPU one block of images is convolved at a time: what is made of it has to stay in the cache.
 _BLOCK_BYTES = 8 * 2**20
 
@@ -68,12 +70,15 @@ def class_of(images: Sequence[int], shape: Sequence[int], stride: int) -> str:
     ('thin', 'strided')
     >>> class_of((5, 28, 28, 64), (3, 3, 64, 64), 1), class_of((5, 3, 3, 64), (3, 3, 64, 64), 1)
     ('wide', 'small')
+    >>> class_of((75, 4, 4, 512), (3, 3, 512, 512), 1)
+    'small'
     """
     if stride > 1:
         return "strided"
     if min(shape[2:]) < _FEW:
         return "thin"
-    return "small" if images[0] * prod(winograd.tiles(images, 4)) < _TILES else "wide"
+    fewest = max(_TILES, shape[2] * shape[3] // _ENTRIES_OF_A_TILE)
+    return "small" if images[0] * prod(winograd.tiles(images, 4)) < fewest else "wide"
 
 
 def fits(form: str, shape: Sequence[int], stride: int, dtype: Any) -> bool:

@@ -19,6 +19,7 @@ https://arxiv.org/abs/1803.10986, for how the points bear on the error.
 
 from collections.abc import Sequence
 from functools import reduce
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def conv(x: jax.Array, kernel: jax.Array, m: int) -> jax.Array:
     Returns:
       An array `[n, h, w, f]`.
     """
-    return _filtered(x, kernel, 1, m)
+    return _filtered(x, _both_axes(_MATRICES[m][1], kernel), 1, m)
 
 
 def conv_input_gradient(g: jax.Array, kernel: jax.Array, m: int) -> jax.Array:
@@ -76,7 +77,8 @@ def conv_input_gradient(g: jax.Array, kernel: jax.Array, m: int) -> jax.Array:
     Returns:
       An array `[n, h, w, c]`.
     """
-    return _filtered(g, jnp.flip(kernel, (0, 1)), 2, m)
+    turned = np.flip(_MATRICES[m][1], 1)
+    return _filtered(g, _both_axes(turned, kernel), 2, m)
 
 
 def conv_weight_gradient(x: jax.Array, g: jax.Array, m: int) -> jax.Array:
@@ -91,8 +93,8 @@ def conv_weight_gradient(x: jax.Array, g: jax.Array, m: int) -> jax.Array:
       An array `[3, 3, c, f]`.
     """
     product = _batched_product(_tiled_input(x, m), _tiled_cotangent(g, m), 1, 1)
-    product = product.reshape(m + 2, m + 2, *product.shape[1:])
-    return _two_axes(_MATRICES[m][1].T, product)
+    g_transposed = _MATRICES[m][1].T
+    return _both_axes(g_transposed, product).reshape(3, 3, *product.shape[1:])
 
 
 def tiles(shape: Sequence[int], m: int) -> tuple[int, int]:
@@ -101,11 +103,10 @@ def tiles(shape: Sequence[int], m: int) -> tuple[int, int]:
 
 
 def _filtered(x, kernel, axis, m):
-    """The convolution of `x` with a kernel whose channels to sum over are `axis` of the two."""
+    """The convolution of `x` with a transformed kernel, whose channels to sum over are `axis`."""
     n, height, width, _ = x.shape
     rows, columns = tiles(x.shape, m)
-    a_transposed, g, _ = _MATRICES[m]
-    kernel = _two_axes(g, kernel).reshape((m + 2) ** 2, *kernel.shape[2:])
+    a_transposed = _MATRICES[m][0]
     product = _batched_product(_tiled_input(x, m), kernel, 2, axis)
     product = product.reshape(m + 2, m + 2, n, rows, columns, -1)
     y = [jnp.stack(_times(a_transposed, row), 3) for row in _times(a_transposed, product)]
@@ -144,10 +145,14 @@ def _batched_product(left, right, left_axis, right_axis):
     return lax.dot_general(left, right, (((left_axis,), (right_axis,)), ((0,), (0,))))
 
 
-def _two_axes(matrix, x):
-    for axis in (0, 1):
-        x = jnp.stack(_times(matrix, jnp.unstack(x, axis=axis)), axis)
-    return x
+def _both_axes(matrix, x):
+    """`matrix x matrix^T` over the height and width of a kernel, `[rows^2, c, f]`.
+
+    As one product: of a wide kernel that takes a third of the time of sums of its slices.
+    """
+    both = jnp.asarray(np.kron(matrix, matrix), x.dtype)
+    channels = x.shape[-2:]
+    return jnp.dot(both, x.reshape(-1, prod(channels)), precision="highest").reshape(-1, *channels)
 
 
 def _times(matrix, parts):
