@@ -97,6 +97,10 @@ def _check_overrides(argv: list[str]) -> str:
             path = match[1] if match[1] is not None else following
     names = _config_files()
     if not path:
+        for argument in argv:
+            name, _, rest = argument.partition("=")
+            if difflib.get_close_matches(name.lstrip("-"), ["config"]):
+                raise ConfigError(f"no --config: did you mean --config={rest} by {argument}?")
         raise ConfigError(
             f"no --config: choose --config={' or --config='.join(names) or 'FILE.py'}"
         )

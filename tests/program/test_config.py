@@ -164,6 +164,8 @@ def test_ways_and_shots():
     ("arguments", "message"),
     [
         ([], "no --config: choose --config=configs/cifar_fs.py or"),
+        (["--confg=a.py"], "no --config: did you mean --config=a.py by --confg=a.py?"),
+        (["configs/glyphs.py"], "no --config: choose"),
         (["--config=configs/glyps.py"], "no config file configs/glyps.py: did you mean configs/gl"),
         ([GLYPHS + ":20way-5shoot"], "'20way-5shoot' after the colon"),
         (["--config=configs/sinusoid.py:5way-1shot"], "choose maml or agreement"),
