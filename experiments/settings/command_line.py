@@ -97,7 +97,7 @@ def _check_overrides(argv: list[str]) -> str:
             path = match[1] if match[1] is not None else following
     names = _config_files()
     if not path:
-        for argument in argv:
+        for argument in argv[1:]:
             name, _, rest = argument.partition("=")
             if difflib.get_close_matches(name.lstrip("-"), ["config"]):
                 raise ConfigError(f"no --config: did you mean --config={rest} by {argument}?")
