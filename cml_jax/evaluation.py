@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from cml_jax.task_batch import adapt, check_tasks, over_tasks
-from cml_jax.types import Method, Metric, Noisy, Params, Task
+from cml_jax.types import Adapted, Method, Metric, Noisy, Params, PyTree, Task
 
 
 def evaluate(
@@ -13,7 +13,7 @@ def evaluate(
     tasks: Task,
     metric: Metric,
     *,
-    transductive: jax.typing.ArrayLike = True,
+    transductive: bool = True,
     chunk: int | None = None,
     query_chunk: int | None = None,
 ) -> jax.Array:
@@ -30,7 +30,7 @@ def evaluate(
       transductive: True predicts all queries of a task in one batch, so that batch statistics
         (where the network has them) see all queries, as in MAML's published numbers. False predicts
         each query together with the support set only, so that nothing is learned from the other
-        queries. A traced bool makes one program of both.
+        queries.
       chunk: The number of tasks that run at a time, as in `meta_step`.
       query_chunk: With transductive=False, the number of queries of a task that are predicted at a
         time. None predicts all at once and suits a GPU or TPU; on CPU 1 takes half of the time,
@@ -60,33 +60,47 @@ def evaluate(
     check_tasks(tasks)
     if query_chunk is not None and query_chunk < 1:
         raise ValueError(f"query_chunk={query_chunk}: give at least 1, or None for all queries")
-    traced = isinstance(transductive, jax.Array)
-    if traced or not transductive:
+    if not transductive:
         _check_queries_join_the_support(tasks)
 
     def one_task(task):
         adapted = adapt(method, params, task.support)
-        support, queries = map(_without_noise, (task.support.inputs, task.query.inputs))
-
-        def predict_one(query):
-            inputs = jax.tree.map(lambda s, q: jnp.concatenate([s, q[None]]), support, query)
-            return jax.tree.map(lambda o: o[-1], method.predict(adapted, inputs)[0])
-
-        def predict_all(queries):
-            return method.predict(adapted, queries)[0]
-
-        def predict_each(queries):
-            if query_chunk is None:
-                return jax.vmap(predict_one)(queries)
-            return jax.lax.map(predict_one, queries, batch_size=query_chunk)
-
-        if traced:
-            outputs = jax.lax.cond(transductive, predict_all, predict_each, queries)
-        else:
-            outputs = (predict_all if transductive else predict_each)(queries)
+        outputs = predict_queries(method, adapted, task, transductive, query_chunk)
         return metric(outputs, task.query.targets)
 
     return over_tasks(one_task, tasks, chunk)
+
+
+def predict_queries(
+    method: Method,
+    adapted: Adapted,
+    task: Task,
+    transductive: bool = True,
+    query_chunk: int | None = None,
+) -> PyTree:
+    """The outputs for the query set of one task, without noise.
+
+    Args:
+      method: What `maml`, ... return.
+      adapted: What its `adapt` made of the support set. Both ways to predict can have the same.
+      task: Support and query set, leaves `[n, ...]`.
+      transductive: As in `evaluate`.
+      query_chunk: As in `evaluate`.
+
+    Returns:
+      The outputs of the network, leaves `[n, ...]`.
+    """
+    support, queries = map(_without_noise, (task.support.inputs, task.query.inputs))
+    if transductive:
+        return method.predict(adapted, queries)[0]
+
+    def predict_one(query):
+        inputs = jax.tree.map(lambda s, q: jnp.concatenate([s, q[None]]), support, query)
+        return jax.tree.map(lambda o: o[-1], method.predict(adapted, inputs)[0])
+
+    if query_chunk is None:
+        return jax.vmap(predict_one)(queries)
+    return jax.lax.map(predict_one, queries, batch_size=query_chunk)
 
 
 def _without_noise(inputs):

@@ -74,23 +74,25 @@ def evaluate(
 
     rows, values_of_rows, confusion = [], [], None
     labels = learner.replicas.groups()
-    modes = (True, False) if problem.batch_statistics and schedule.test_each_alone else (True,)
+    each_alone = problem.batch_statistics and schedule.test_each_alone
     for steps in schedule.test_steps:
         for who, score_tasks in score.items():
-            for transductive in modes:
-                if stop_requested():
-                    raise KeyboardInterrupt
+            if stop_requested():
+                raise KeyboardInterrupt
+            scores = score_tasks(params, feed, schedule.test_tasks, steps, each_alone)
+            if not rows:  # of the headline
+                confusion = scores.confusion
+            for transductive, values in ((True, scores.values), (False, scores.alone)):
+                if values is None:
+                    continue
+                values = values.reshape(-1, schedule.test_tasks)
                 row = {"predicts": who, "num_steps": steps, "transductive": transductive}
-                scores = score_tasks(params, feed, schedule.test_tasks, steps, transductive)
-                values = scores.values.reshape(-1, schedule.test_tasks)
-                if not rows:  # of the headline
-                    confusion = scores.confusion
                 for label, members in labels.items():
                     row |= {"run": label} if label else {}
                     rows.append(row | interval(problem.metric_name, values[members]))
                     values_of_rows.append(values[members])
                     if processes.is_process_zero():
-                        said = describe(problem.metric_name, rows[-1], len(modes) > 1)
+                        said = describe(problem.metric_name, rows[-1], each_alone)
                         print(f"test: {said}", file=sys.stderr)
 
     feed.close()

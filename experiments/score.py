@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import cml_jax
 from cml_jax.analysis import confusion_matrix
+from cml_jax.evaluation import predict_queries
+from cml_jax.task_batch import adapt, check_tasks, over_tasks
 from cml_jax.tasks import Gathered, task_keys
 from cml_jax.types import Method
 from experiments.build.learner import Learner
@@ -23,15 +24,17 @@ _CONFUSED = 1000  # tasks whose confusion is kept
 
 
 class Scores(NamedTuple):
-    """What tasks got; several replicas are a leading axis of both.
+    """What tasks got; several replicas are a leading axis of all.
 
     Attributes:
-      values: The metric `[count]`.
+      values: The metric `[count]`, all queries of a task predicted at once.
+      alone: The same, each query predicted alone; None where it was not asked for.
       confusion: Of the first 1000 or so tasks how many queries of each class were taken for each,
         int32 `[tasks, ways, ways]`; None where classes have no names.
     """
 
     values: np.ndarray
+    alone: np.ndarray | None
     confusion: np.ndarray | None
 
 
@@ -55,10 +58,11 @@ def scorer(
     plan: Plan,
     method_of: Callable[[Any], Callable[[Any, Any], Method]],
 ) -> Callable[..., Scores]:
-    """`(params, feed, count, num_steps, transductive) -> Scores`: what a split's tasks got.
+    """`(params, feed, count, num_steps, each_alone) -> Scores`: what a split's tasks got.
 
     One compiled program does for all splits whose arrays have one shape, for any number of tasks
-    and of inner steps, and for both ways to predict. So validation and test share it.
+    and of inner steps, and for one or both ways to predict. So validation and test share it, and a
+    task is adapted to once for both ways.
 
     Every device takes an equal share; what the tasks that fill up the last round give is dropped.
 
@@ -70,13 +74,12 @@ def scorer(
 
     Returns:
       A function from the parameters (with an axis of replicas where there is one), the feed of a
-      split, how many tasks, how many inner steps, and whether all queries are predicted at once.
+      split, how many tasks, how many inner steps, and whether each query is predicted alone, too,
+      where the network has batch statistics.
     """
     static = ["rounds", "at_a_time"]
     if learner.static_steps:
         static.append("num_steps")
-    if not problem.batch_statistics:  # both ways are the same
-        static.append("transductive")
     confused = bool(problem.class_names and problem.ways)
 
     def look(outputs, targets):
@@ -84,62 +87,74 @@ def scorer(
         return value, confusion_matrix(outputs, targets) if confused else None
 
     @partial(jax.jit, static_argnames=static, out_shardings=plan.replicated)
-    def score_rounds(
-        params, data, split, start, used, num_steps, transductive, *, rounds, at_a_time
-    ):
+    def score_rounds(params, data, split, start, used, num_steps, each_alone, *, rounds, at_a_time):
         def one_replica(swept, params, data, start):
             method = method_of(num_steps)(swept, data)
             key = jax.random.key(swept["seed"])
+
+            def one_task(task):
+                adapted = adapt(method, params, task.support)
+
+                def seen(transductive):
+                    outputs = predict_queries(method, adapted, task, transductive, plan.query_chunk)
+                    return look(outputs, task.query.targets)
+
+                value, confusion = seen(True)
+                alone = None
+                if problem.batch_statistics:  # else both ways are the same
+                    alone = jax.lax.cond(
+                        each_alone, lambda: seen(False)[0], lambda: jnp.zeros_like(value)
+                    )
+                return value, alone, confusion
 
             def one_round(i, seen):
                 keys = task_keys(key, split, start + i * at_a_time, at_a_time)
                 keys = jax.lax.with_sharding_constraint(keys, plan.tasks)
                 tasks = draw_batch(problem.draw_test, keys, data, i)
-                new = cml_jax.evaluate(
-                    method,
-                    params,
-                    tasks,
-                    look,
-                    transductive=transductive,
-                    query_chunk=plan.query_chunk,
-                )
+                check_tasks(tasks)
+                new = over_tasks(one_task, tasks)
                 return jax.tree.map(lambda all, own: all.at[i].set(own), seen, new)
 
             values = jnp.zeros((rounds, at_a_time), jnp.float32)
             square = (rounds, at_a_time, problem.ways, problem.ways)
-            seen = values, jnp.zeros(square, jnp.int32) if confused else None
+            alone = values if problem.batch_statistics else None
+            seen = values, alone, jnp.zeros(square, jnp.int32) if confused else None
             seen = jax.lax.fori_loop(0, used, one_round, seen)
             return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen)
 
         return side_by_side(learner.replicas, one_replica, (0, None, None))(params, data, start)
 
-    def score(params, feed, count, num_steps, transductive):
+    def score(params, feed, count, num_steps, each_alone=False):
         at_a_time = plan.chunk or 32 * plan.devices
         rounds = feed.rows(at_a_time, -(-_TASKS // at_a_time))
         split = np.uint32(zlib.crc32(feed.split.encode()))
-        values, confusions = [], []
+        seen = []
         for start in range(0, count, rounds * at_a_time):
             used = min(rounds, -(-(count - start) // at_a_time))
             data = feed.tasks(start, rounds, at_a_time)
-            value, confusion = score_rounds(
+            values, alone, confusion = score_rounds(
                 params,
                 data,
                 split,
                 np.int32(start),
                 np.int32(used),
                 num_steps if learner.static_steps else np.int32(num_steps),
-                transductive if not problem.batch_statistics else np.bool_(transductive),
+                np.bool_(each_alone),
                 rounds=rounds,
                 at_a_time=at_a_time,
             )
-            values.append(np.asarray(value))
-            if confused and start < _CONFUSED:
-                confusions.append(np.asarray(confusion))
+            kept = confusion if start < _CONFUSED else None
+            seen.append(jax.tree.map(np.asarray, (values, alone if each_alone else None, kept)))
         axis = int(learner.replicas.have_axis())
-        kept = np.concatenate(confusions, axis) if confused else None
-        if kept is not None:
-            kept = kept[:, :count] if axis else kept[:count]
-        return Scores(np.concatenate(values, axis)[..., :count], kept)
+
+        def joined(parts) -> Any:
+            parts = [part for part in parts if part is not None]
+            if not parts:
+                return None
+            whole = np.concatenate(parts, axis)
+            return whole[:, :count] if axis else whole[:count]
+
+        return Scores(*map(joined, zip(*seen, strict=True)))
 
     return score
 

@@ -305,7 +305,7 @@ def _validation(learner, problem, schedule, score, feed):
     def validate(params):
         values = {}
         for prefix, who in learner.validated.items():
-            found = score[who](params, feed, schedule.validation_tasks, learner.num_steps, True)
+            found = score[who](params, feed, schedule.validation_tasks, learner.num_steps)
             values[f"{prefix}/{problem.metric_name}"] = np.asarray(found.values, float).mean(-1)
         report = {}
         for metric, value in values.items():
