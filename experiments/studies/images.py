@@ -25,11 +25,12 @@ _PROBED = {
     "MAML + CML, from probing": ("co_learner=conv",),
 }
 # Those two keep MAML's rates, which undo what the body has learned. These have rates of their own.
+_FIVE = ("num_steps=5", "eval.num_steps=5")
 _FIVE_STEPS = {
-    "MAML, 5 steps, from probing": ("co_learner=none", "num_steps=5"),
-    "MAML + CML, 5 steps, from probing": ("co_learner=conv", "num_steps=5"),
-    "MAML + agreement, 5 steps, from probing": ("co_learner=none", "num_steps=5", _AGREEMENT),
-    "UNICORN-MAML, from probing": ("method=unicorn_maml", "co_learner=none", "num_steps=5"),
+    "MAML, 5 steps, from probing": ("co_learner=none", *_FIVE),
+    "MAML + CML, 5 steps, from probing": ("co_learner=conv", *_FIVE),
+    "MAML + agreement, 5 steps, from probing": ("co_learner=none", *_FIVE, _AGREEMENT),
+    "UNICORN-MAML, from probing": ("method=unicorn_maml", "co_learner=none", *_FIVE),
 }
 _RATES = {"outer_learning_rate": (1e-5, 1e-4, 1e-3), "inner_learning_rate": (0.02, 0.1, 0.5)}
 _TUNING = ("train_steps=100", "eval.every=100", "eval.num_tasks=16")
