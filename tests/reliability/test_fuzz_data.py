@@ -5,8 +5,7 @@ from support import fuzz
 
 TARGETS = ["omniglot zips", "omniglot folders", "png", "cache", "graph", "planetoid", "class split"]
 TARGETS += ["pictures", "folder", "folder zip", "mini pickles", "cifar pickles", "cifar tar"]
-TARGETS += ["cifar tar of pickles"]
-TARGETS += ["flowers", "class lists"]
+TARGETS += ["cifar tar of pickles", "flowers", "class lists"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
