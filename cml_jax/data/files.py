@@ -308,11 +308,15 @@ def _reader(path: str, max_bytes: int) -> Callable[[], bytes]:
     def read() -> bytes:
         try:
             with open(path, "rb") as stream:
-                content = stream.read(max_bytes + 1)
+                size = os.fstat(stream.fileno()).st_size
+                # So many bytes are allocated, whatever the file has.
+                content = stream.read(min(size, max_bytes) + 1)
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror}): correct it") from error
-        if len(content) > max_bytes:
+        if size > max_bytes:
             raise _bad(path, f"has more than {max_bytes} bytes")
+        if len(content) != size:
+            raise _bad(path, f"has another size when it is read than {size} bytes")
         return content
 
     return read

@@ -318,6 +318,12 @@ def test_a_truncated_zip(tmp_path):
     refused("a.zip is damaged", load_folder, tmp_path / "a.zip")
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/version"), reason="no file that lies of its size")
+def test_a_file_that_lies_of_its_size(animals, split_file):
+    (animals / "cat" / "9.png").symlink_to("/proc/version")
+    refused("9.png has another size when it is read", load_folder, animals, split_file=split_file)
+
+
 def test_a_picture_that_cannot_be_read(animals, split_file, monkeypatch):
     monkeypatch.setattr(folder, "LIMITS", folder.LIMITS._replace(file_bytes=100))
     refused("0.png has more than 100 bytes", load_folder, animals, split_file=split_file)

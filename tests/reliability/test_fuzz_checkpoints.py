@@ -4,8 +4,8 @@ import random
 import shutil
 
 import pytest
-from support import fuzz
 from support.checkpoint_files import assert_is, files, restore
+from support.fuzz import damages
 
 from experiments.run_folder.checkpoints import CheckpointError
 
@@ -27,7 +27,14 @@ def folder_instead(folder, rng):
     path.mkdir()
 
 
-DAMAGES = (fuzz.truncate, fuzz.flip, fuzz.noise, fuzz.number, fuzz.vanish, fuzz.bad_json)
+DAMAGES = (
+    damages.truncate,
+    damages.flip,
+    damages.noise,
+    damages.number,
+    damages.vanish,
+    damages.bad_json,
+)
 DAMAGES += (swap, folder_instead)
 
 

@@ -24,7 +24,7 @@ VALUES += (math.nan, math.inf, -math.inf, "a" * 10_000, b"adam", (), (1,), (2, 1
 VALUES += ([1, 2], {}, {"a": 1}, 1j, (None,), ((1, 2),), range(3), len, "adam\n", (True, False))
 
 
-def task_values_of_any_type_in_a_config():
+def test_values_of_any_type_in_a_config():
     rng, accepted = random.Random(0), 0
     for _ in range(600):
         config = default_config()
