@@ -43,7 +43,7 @@ def draw(name: str, study: Study, results: Path) -> None:
       study: Its runs.
       results: The folder of NAME.json, of the page and of the pictures.
     """
-    stored = cells.load_ended(results / f"{name}.json")
+    stored = _stored(name, study, results)
     page, picture = results / f"{name}.md", results / f"{name}.png"
     if not page.exists():
         page.write_text(pages.NEW_PAGE.format(name=name), encoding="utf-8")
@@ -72,14 +72,13 @@ def page_parts(name: str, study: Study, results: Path, title: str) -> dict[str, 
       results: The folder of NAME.json and of the pictures.
       title: Title of the page.
     """
-    stored = cells.load_ended(results / f"{name}.json")
-    order = [label for label in (*study.runs, *study.probes) if label in stored]
-    runs = {label: cells.results_of(stored[label]) for label in order}
+    stored = _stored(name, study, results)
+    runs = {label: cells.results_of(entry) for label, entry in stored.items()}
     if study.base or not study.curve:
         numbers = table.of_methods(runs, study.base, study.beside, study.by_steps)
     else:
         numbers = table.of_tests(runs)
-    first = runs[order[0]]
+    first = next(iter(runs.values()))
     tasks = f"{first.test['num_tasks']} test tasks"
     if seeds := first.test.get("num_seeds"):
         tasks += f" for each of {seeds} seeds, intervals over seeds"
@@ -87,15 +86,21 @@ def page_parts(name: str, study: Study, results: Path, title: str) -> dict[str, 
     more = f", and {len(missing) - 6} more" if len(missing) > 6 else ""
     left = f"\n\nNot run yet: {'; '.join(missing[:6])}{more}." if missing else ""
     pictures = [f"![{title}]({name}.png)"]
-    for label in order:
+    for label in stored:
         file = f"{name}-{file_name(label)}.png"
         if (results / file).exists():
             pictures.append(f"{label}: the first test tasks\n\n![{label}]({file})")
-    commands = {label: stored[label]["command"] for label in order}
-    far = {label: cells.how_far(stored[label]) for label in order}
-    tuned = table.of_tuning({label: stored[label].get("tuned", {}) for label in order})
+    commands = {label: entry["command"] for label, entry in stored.items()}
+    far = {label: cells.how_far(entry) for label, entry in stored.items()}
+    tuned = table.of_tuning({label: entry.get("tuned", {}) for label, entry in stored.items()})
     return {
         "table": f"{numbers}\n\n{tasks}, {first.plan}.{left}",
         "pictures": "\n\n".join(pictures),
         "commands": "\n\n".join(filter(None, [table.of_commands(runs, commands, far), tuned])),
     }
+
+
+def _stored(name, study, results):
+    """What has ended, in the study's order."""
+    stored = cells.load_ended(results / f"{name}.json")
+    return {label: stored[label] for label in (*study.runs, *study.probes) if label in stored}
