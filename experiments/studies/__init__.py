@@ -12,12 +12,13 @@ from experiments.studies.images import (
 )
 from experiments.studies.methods import METHODS
 from experiments.studies.nodes import NODES, SPLITS
-from experiments.studies.omniglot import OMNIGLOT, OMNIGLOT_METHODS
+from experiments.studies.omniglot import OMNIGLOT, OMNIGLOT_20WAY, OMNIGLOT_METHODS
 from experiments.studies.sinusoid import SINUSOID, SINUSOID_AGREEMENT
 from experiments.studies.study import Study
 
 STUDIES: dict[str, Study] = {
     "omniglot": OMNIGLOT,
+    "omniglot_20way": OMNIGLOT_20WAY,
     "omniglot_methods": OMNIGLOT_METHODS,
     "sinusoid": SINUSOID,
     "sinusoid_agreement": SINUSOID_AGREEMENT,

@@ -1,4 +1,4 @@
-"""CML and gradient agreement on Omniglot: in full for MAML, and in short for five methods."""
+"""CML and gradient agreement on Omniglot: MAML 5-way and 20-way, and in short for five methods."""
 
 import itertools
 
@@ -51,3 +51,16 @@ OMNIGLOT = Study(
     curve="validation/accuracy",
 )
 OMNIGLOT_METHODS = _methods()
+OMNIGLOT_20WAY = Study(
+    config="configs/omniglot.py:20way-1shot",
+    runs={
+        row: ("tasks_per_step=16", "num_steps=5", "train_steps=3000", "eval.num_steps=0", *own)
+        for row, own in {"MAML": (), "MAML + CML": _CML, "MAML + agreement": (_AGREEMENT,)}.items()
+    },
+    curve="validation/accuracy",
+    base={"MAML + CML": "MAML", "MAML + agreement": "MAML"},
+    tune=dict.fromkeys(
+        ("MAML", "MAML + CML", "MAML + agreement"), {"inner_learning_rate": (0.1, 0.4, 1.0)}
+    ),
+    tuning=("train_steps=100", "eval.every=100", "eval.num_tasks=16"),
+)
