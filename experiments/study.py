@@ -37,7 +37,9 @@ def main() -> int:
     """Makes the named studies and writes the pages; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("studies", nargs="*", metavar="NAME", help=", ".join(STUDIES))
-    parser.add_argument("--only", default="", metavar="TEXT", help="runs with TEXT in their label")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="the run of that label, or all with TEXT in it"
+    )
     parser.add_argument(
         "--minutes", type=float, help="of training a run gets; then it is tested as far as it is"
     )
@@ -56,13 +58,15 @@ def main() -> int:
     for name in arguments.studies:
         study, how = STUDIES[name], (arguments.jobs, arguments.minutes)
         rounds = [*tuning_of(name, study), cells_of(name, study)]
-        rounds = [[cell for cell in own if arguments.only in cell.label] for own in rounds]
+        labels = {cell.label for cell in rounds[-1]}
+        wanted = {arguments.only} & labels or {label for label in labels if arguments.only in label}
+        rounds = [[cell for cell in own if cell.label in wanted] for own in rounds]
         if not rounds[-1]:
             parser.error(f"--only={arguments.only} is in no label of {name}: leave it out")
         # What is tuned, too, may start from them.
         if not run_all(name, study, starts_of(name, study, rounds[-1]), *how, folders=True):
             return 1
-        if not all(run_all(name, study, wanted, *how) for wanted in rounds):
+        if not all(run_all(name, study, own, *how) for own in rounds):
             return 1
         study_pages.draw(name, study, _DOCS / "results")
     study_pages.write_pages(_DOCS, STUDIES)

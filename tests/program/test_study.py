@@ -326,6 +326,28 @@ def test_mistakes_are_told(monkeypatch, capsys, arguments, message):
     assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("only", "labels"),
+    [
+        ("MAML", {"MAML"}),
+        ("MAML +", {"MAML + CML", "MAML + agreement"}),
+        ("", {"MAML", "MAML + CML", "MAML + agreement"}),
+    ],
+)
+def test_only_takes_one_label_or_all_with_a_text(monkeypatch, only, labels):
+    made = set()
+
+    def run_all(name, own, wanted, *_, **__):
+        made.update(cell.label for cell in wanted)
+        return True
+
+    monkeypatch.setattr("sys.argv", ["study", "omniglot", f"--only={only}"])
+    monkeypatch.setattr(study, "run_all", run_all)
+    monkeypatch.setattr(study_pages, "draw", lambda *_: None)
+    monkeypatch.setattr(study_pages, "write_pages", lambda *_: None)
+    assert study.main() == 0 and made == labels
+
+
 def test_two_runs_are_paired_over_their_tasks():
     a, b = made("accuracy", [0.2, 0.4, 0.9]), made("accuracy", [0.3, 0.6, 1.0])
     for run, values in ((a, [0.2, 0.4, 0.9]), (b, [0.3, 0.6, 1.0])):
