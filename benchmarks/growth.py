@@ -137,11 +137,19 @@ def _chart(time, memory, axis, stored):
         places = [int(at) if at.isdigit() else at for at, _ in known]
         below = {"time": [r["ms"] for _, r in known], "memory": [r["mb"] for _, r in known]}
         for axes, values in zip((time, memory), below.values(), strict=True):
-            axes.plot(places, values, style, markersize=4, label=name or "measured")
+            [line] = axes.plot(places, values, style, markersize=4, label=name or "measured")
+            # Of two lines `remat` is the upper one in time and the lower one in memory.
+            lower = len(axis.lines) > 1 and bool(name) == (axes is memory)
             for at, value in zip(places, values, strict=True):
                 text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-                offset = (0, -11 if name == "remat" else 5)
-                axes.annotate(text, (at, value), offset, textcoords="offset points", fontsize=7)
+                axes.annotate(
+                    text,
+                    (at, value),
+                    (0, -11 if lower else 5),
+                    textcoords="offset points",
+                    fontsize=7,
+                    color=line.get_color() if len(axis.lines) > 1 else "black",
+                )
         if not name:
             time.plot(places, theory(known), "--", color="#888888", label="arithmetic")
     for axes in (time, memory):
