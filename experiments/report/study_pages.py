@@ -54,8 +54,9 @@ def draw(name: str, study: Study, results: Path) -> None:
             shutil.copy(fits, results / f"{name}-{file_name(label)}.png")
     if study.curve:
         curves = {label: cells.curve_of(entry, study.curve) for label, entry in stored.items()}
-        plots.compare({k: rows for k, rows in curves.items() if rows}, picture, title, study.curve)
-        return
+        if curves := {label: rows for label, rows in curves.items() if rows}:
+            plots.compare(curves, picture, title, study.curve)
+        return  # of what was stored without its curve, the picture stays as it is
     runs = {label: cells.results_of(entry) for label, entry in stored.items()}
     found = table.cells_of(runs, study.by_steps)
     if study.base:  # too many rows for a picture: CML-dagger is in the table

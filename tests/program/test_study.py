@@ -168,6 +168,18 @@ def test_runs_become_a_page(docs, monkeypatch):
     assert "| It works. |" in (docs / "results.md").read_text()
 
 
+def test_the_picture_of_runs_without_curves_stays_as_it_is(docs, monkeypatch):
+    assert make(monkeypatch, Runs())
+    (docs / "results" / "own.png").write_text("of another day")
+    path = docs / "results" / "own.json"
+    stored = json.loads(path.read_text())
+    for cell in (cell for entry in stored.values() for cell in entry["cells"].values()):
+        cell.pop("curve", None)
+    path.write_text(json.dumps(stored))
+    study_pages.draw("own", OWN._replace(curve="validation/accuracy"), docs / "results")
+    assert (docs / "results" / "own.png").read_text() == "of another day"
+
+
 TUNED = OWN._replace(
     tune={"1-shot: A": {"outer_learning_rate": (0.001, 0.01), "inner_learning_rate": (0.1, 0.4)}},
     tuning=("train_steps=90", "num_seeds=2"),
