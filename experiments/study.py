@@ -60,7 +60,11 @@ def main() -> int:
         rounds = [*tuning_of(name, study), cells_of(name, study)]
         labels = {cell.label for cell in rounds[-1]}
         wanted = {arguments.only} & labels or {label for label in labels if arguments.only in label}
-        rounds = [[cell for cell in own if cell.label in wanted] for own in rounds]
+        tuned = {study.tuned_as.get(label, label) for label in wanted}
+        rounds = [
+            [cell for cell in own if cell.label in (tuned if cell.tunes else wanted)]
+            for own in rounds
+        ]
         if not rounds[-1]:
             parser.error(f"--only={arguments.only} is in no label of {name}: leave it out")
         # What is tuned, too, may start from them.
@@ -104,7 +108,7 @@ def run_all(
 
     def make(cell: Cell) -> bool:
         share = free.get()
-        chosen = cells.chosen(stored.get(cell.label, {}))
+        chosen = cells.chosen(stored.get(study.tuned_as.get(cell.label, cell.label), {}))
         command = [*study.command(cell.label, (*chosen, *cell.settings))]
         command.append(f"--workdir={cell.workdir}")
         try:

@@ -1,6 +1,6 @@
 """The neighbourhood of each node, cut down to a size that is the same for all nodes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,9 +83,7 @@ def subgraphs(
     nodes, neighbours = (n if cap is None else cap for cap in (nodes, neighbours))
     if min(nodes, neighbours) < 1:
         raise ValueError(f"{nodes=}, {neighbours=}: a subgraph needs at least 1 of each, or None")
-    starts, columns = (np.asarray(x) for x in (graph.adjacency.starts, graph.adjacency.columns))
-    degree = np.diff(starts)
-    edges = _Edges(starts, columns, degree, np.zeros(n, bool), np.zeros(n))
+    edges = _edges(graph)
     _check_size(edges, nodes, neighbours)
     rng = np.random.default_rng(seed)
     cut = [_cut(edges, v, nodes, neighbours, rng) for v in range(n)]
@@ -130,9 +128,9 @@ def subgraphs_of(table: Subgraphs, nodes: jax.Array) -> Subgraph:
 def _check_size(edges, nodes, neighbours):
     """Refuses a table of more than 2^30 entries, 4 GB, before it is computed."""
     n = len(edges.degree)
-    two_hops = np.add.reduceat(edges.degree[edges.columns], edges.starts[:-1], dtype=np.int64)
-    rows, longest = min(nodes, n, two_hops.max()), min(neighbours, edges.degree.max())
-    if n * int(rows) * int(longest) > _MAX_ENTRIES:
+    two_hops = (edges.adjacent @ edges.degree.astype(float)).max()
+    rows, longest = min(nodes, n, int(two_hops)), min(neighbours, int(edges.degree.max()))
+    if n * rows * longest > _MAX_ENTRIES:
         raise ValueError(
             f"{n} subgraphs of {rows} rows of {longest} neighbours are over {_MAX_ENTRIES} "
             "entries: lower nodes or neighbours, for example to 32 and 16"
@@ -140,13 +138,32 @@ def _check_size(edges, nodes, neighbours):
 
 
 class _Edges(NamedTuple):
-    """A graph by rows, and two arrays to work in, which are 0 between two nodes."""
+    """A graph by rows, on the host.
 
-    starts: np.ndarray
-    columns: np.ndarray
+    Attributes:
+      adjacent: A + I, a SciPy array of float32 in rows; its product with a vector reads each entry
+        once.
+      degree: The number of entries of each row.
+      shares: The sum over each row's entries of 1 / degree, float32.
+      inside: False for each node, and share: 0; a place to work in, which is left as it was.
+    """
+
+    adjacent: Any
     degree: np.ndarray
+    shares: np.ndarray
     inside: np.ndarray
     share: np.ndarray
+
+
+def _edges(graph):
+    from scipy.sparse import csr_array  # takes a while, and most programs have no subgraphs
+
+    n = len(graph.labels)
+    starts, columns = (np.asarray(x) for x in (graph.adjacency.starts, graph.adjacency.columns))
+    adjacent = csr_array((np.ones(len(columns), np.float32), columns, starts), shape=(n, n))
+    degree = np.diff(starts)
+    shares = adjacent @ (1 / degree).astype(np.float32)
+    return _Edges(adjacent, degree, shares, np.zeros(n, bool), np.zeros(n, np.float32))
 
 
 class _Rows(NamedTuple):
@@ -161,18 +178,21 @@ class _Rows(NamedTuple):
 
 def _cut(edges, v, nodes, neighbours, rng):
     """The `_Rows` of v: at most `nodes`, each of at most `neighbours`."""
-    rows = reached = _reached(edges, v)
+    reached = _reached(edges, v)
+    # Column u of A_S has 1 / degree(i) for the neighbours i of u in S: edges have no direction.
     edges.share[reached] = 1 / edges.degree[reached]
-    weights, lengths = _weights(edges, reached)
+    rows, shares = reached, edges.adjacent[reached] @ edges.share
+    weights = shares / len(reached)
     if len(reached) > nodes:
-        left = lengths / edges.degree[reached]
-        drawn, p = _draw_rows(weights, left, nodes, rng)
-        rows, lengths, weights = rows[drawn], lengths[drawn], weights[drawn] / p[drawn]
-    entries, _ = _entries(edges, rows)
-    entries = entries[edges.share[entries] > 0]
+        drawn, p = _draw_rows(weights, shares / edges.shares[reached], nodes, rng)
+        rows, weights = rows[drawn], weights[drawn] / p[drawn]
+    columns, first = _entries(edges, rows)
+    inside = edges.share[columns] > 0
+    lengths = np.add.reduceat(inside, first, dtype=np.int32)
+    columns = columns[inside]
     edges.share[reached] = 0
     kept = np.minimum(lengths, neighbours)
-    chosen = entries[_draw_neighbours(lengths, kept, rng)]
+    chosen = columns[_draw_neighbours(lengths, kept, rng)]
     return _Rows(lengths / kept / edges.degree[rows], weights, kept, chosen)
 
 
@@ -186,20 +206,11 @@ def _reached(edges, v):
     return reached
 
 
-def _weights(edges, reached):
-    """c of each row of A_S, and how many entries the row has."""
-    # Column u of A_S has 1 / degree(i) for the neighbours i of u in S: edges have no direction.
-    entries, first = _entries(edges, reached)
-    shares = edges.share[entries]
-    lengths = np.add.reduceat(shares > 0, first, dtype=np.int32)
-    return np.add.reduceat(shares, first) / len(reached), lengths
-
-
 def _draw_rows(weights, left, count, rng):
     """The rows that are drawn, and the probabilities of all: proportional to weight, at most 1."""
     p = _inclusion(weights, count)
-    # A systematic draw is even over similar rows: sort them by how much of a row is left in S.
-    order = np.argsort(left, kind="stable")
+    # A systematic draw is even over similar rows: sort them by how much of a row is in S.
+    order = np.argsort((65535 * left).astype(np.uint16), kind="stable")  # a radix sort
     return order[_systematic(p[order], rng)][:count], p
 
 
@@ -220,12 +231,11 @@ def _draw_neighbours(lengths, kept, rng):
 
 def _entries(edges, nodes):
     """The columns of some rows, one row after the other, and where each row starts."""
-    starts = edges.starts[nodes]
-    lengths = edges.degree[nodes]
+    starts, lengths = edges.adjacent.indptr[nodes], edges.degree[nodes]
     ends = np.cumsum(lengths, dtype=np.int32)
     first = ends - lengths
     places = np.arange(ends[-1], dtype=np.int32) + np.repeat(starts - first, lengths)
-    return edges.columns[places], first
+    return edges.adjacent.indices[places], first
 
 
 def _inclusion(weight, count):

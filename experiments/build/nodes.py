@@ -90,7 +90,7 @@ def node_tasks(row: DataSet, settings: Mapping[str, Any], needs: str, at_least: 
     if needs == "subgraphs":
         caps = {name: settings[f"model.subgraph_{name}"] for name in ("nodes", "neighbours")}
         source = digest([caps, graph.features.shape], jax.tree.leaves(stored))
-        made = cached_arrays("subgraphs-v1", source, lambda: subgraphs(graph, **caps)._asdict())
+        made = cached_arrays("subgraphs-v2", source, lambda: subgraphs(graph, **caps)._asdict())
         table = Subgraphs(**made)
     graph, table = jax.tree.map(jnp.asarray, (graph, table))  # on the device once
     data = {

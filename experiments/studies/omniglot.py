@@ -11,6 +11,8 @@ _SHORT += ("eval.validation_tasks=200", "eval.num_tasks=600", "eval.num_steps=0"
 REPTILE = ("method=reptile", "data.train_shots=10", "data.queries=1", "inner_optimizer=adam")
 REPTILE += ("minibatch=10", "inner_learning_rate=3e-3", "num_steps=5", "outer_optimizer=sgd")
 REPTILE += ("outer_learning_rate=1.0", "outer_schedule=linear", "eval.num_steps=50")
+# With 5 shots an episode is larger, and learned in fewer steps.
+_SHOTS = {1: (), 5: ("train_steps=300", "eval.each_alone=False")}
 _METHODS = {
     "MAML": (),
     "FOMAML": ("method=fomaml",),
@@ -29,16 +31,19 @@ _REPTILE_RATES = {"outer_learning_rate": (0.3, 1.0), "inner_learning_rate": (1e-
 
 
 def _methods() -> Study:
-    runs, tune, base = {}, {}, {}
+    runs, tune, tuned_as, base = {}, {}, {}, {}
     for (method, own), (variant, more) in itertools.product(_METHODS.items(), _VARIANTS.items()):
         row = method + variant
-        for shots in (1, 5):
-            runs[f"{shots}-shot: {row}"] = (f"data.shots={shots}", *_SHORT, *own, *more)
-            tune[f"{shots}-shot: {row}"] = _REPTILE_RATES if method == "Reptile" else _RATES
+        for shots, fewer in _SHOTS.items():
+            runs[f"{shots}-shot: {row}"] = (f"data.shots={shots}", *_SHORT, *own, *more, *fewer)
+        tune[f"1-shot: {row}"] = _REPTILE_RATES if method == "Reptile" else _RATES
+        tuned_as[f"5-shot: {row}"] = f"1-shot: {row}"
         if variant:
             base[row] = method
     tuning = ("num_seeds=1", "train_steps=200", "eval.every=200", "eval.num_tasks=16")
-    return Study("configs/omniglot.py", runs, base=base, tune=tune, tuning=tuning)
+    return Study(
+        "configs/omniglot.py", runs, base=base, tune=tune, tuning=tuning, tuned_as=tuned_as
+    )
 
 
 OMNIGLOT = Study(

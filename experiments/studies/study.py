@@ -26,6 +26,7 @@ class Study(NamedTuple):
       tune: Label to the settings that are tuned on validation tasks before its runs, one after the
         other: setting to the values that are tried, side by side.
       tuning: Settings of the runs that tune, the same budget for every label.
+      tuned_as: Label to the one whose tuned settings its runs take; others have their own.
     """
 
     config: str
@@ -38,6 +39,7 @@ class Study(NamedTuple):
     probes: dict[str, tuple[str, ...]] = {}
     tune: dict[str, dict[str, tuple[float, ...]]] = {}
     tuning: tuple[str, ...] = ()
+    tuned_as: dict[str, str] = {}
 
     def command(self, label: str, more: Sequence[str] = ()) -> list[str]:
         """What follows `python` on the command line of a run, but for its folder.

@@ -135,10 +135,10 @@ class Runs:
         (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def make(monkeypatch, runs, wanted=None, **how):
+def make(monkeypatch, runs, wanted=None, own=None, **how):
     monkeypatch.setattr(study, "subprocess", runs)
     wanted = cells_of("own", OWN) if wanted is None else wanted
-    return study.run_all("own", OWN, wanted, jobs=1, **how)
+    return study.run_all("own", own or OWN, wanted, jobs=1, **how)
 
 
 def test_runs_become_a_page(docs, monkeypatch):
@@ -224,6 +224,12 @@ def test_what_is_tuned_on_validation_tasks_is_what_the_runs_have(docs, monkeypat
     chosen = "--config.outer_learning_rate=0.001 --config.inner_learning_rate=0.4"
     assert f"glyphs.py {chosen} --config.seed=0 " in again.started[2]
     assert chosen not in again.started[4]  # of another row
+    shared = TUNED._replace(tuned_as={"1-shot: A + CML": "1-shot: A"})
+    stored = json.loads((docs / "results" / "own.json").read_text())
+    del stored["1-shot: A + CML"]
+    (docs / "results" / "own.json").write_text(json.dumps(stored))
+    assert make(monkeypatch, again := Runs(), own=shared)
+    assert [f" {chosen} " in line for line in again.started] == [True, True]
     study_pages.draw("own", TUNED, docs / "results")
     study_pages.write_pages(docs, {"own": TUNED})
     page = (docs / "results" / "own.md").read_text()
@@ -358,6 +364,21 @@ def test_only_takes_one_label_or_all_with_a_text(monkeypatch, only, labels):
     monkeypatch.setattr(study_pages, "draw", lambda *_: None)
     monkeypatch.setattr(study_pages, "write_pages", lambda *_: None)
     assert study.main() == 0 and made == labels
+
+
+def test_what_a_label_is_tuned_as_is_tuned_before_it(monkeypatch):
+    made = []
+
+    def run_all(name, own, wanted, *_, **__):
+        made.extend((cell.label, cell.tunes) for cell in wanted)
+        return True
+
+    monkeypatch.setattr("sys.argv", ["study", "omniglot_methods", "--only=5-shot: ANIL"])
+    monkeypatch.setattr(study, "run_all", run_all)
+    monkeypatch.setattr(study_pages, "draw", lambda *_: None)
+    monkeypatch.setattr(study_pages, "write_pages", lambda *_: None)
+    assert study.main() == 0
+    assert made == [("1-shot: ANIL", True)] * 2 + [("5-shot: ANIL", False)]
 
 
 def test_two_runs_are_paired_over_their_tasks():
