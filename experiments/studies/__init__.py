@@ -5,6 +5,7 @@ from experiments.studies.co_learner import CO_LEARNER
 from experiments.studies.images import (
     CIFAR_FS,
     CIFAR_FS_FULL,
+    CIFAR_FS_SEEDS,
     FC100,
     FC100_FULL,
     MINI_IMAGENET,
@@ -28,6 +29,7 @@ STUDIES: dict[str, Study] = {
     "nodes": NODES,
     "node_splits": SPLITS,
     "cifar_fs": CIFAR_FS,
+    "cifar_fs_seeds": CIFAR_FS_SEEDS,
     "fc100": FC100,
     "mini_imagenet": MINI_IMAGENET,
     "cifar_fs_full": CIFAR_FS_FULL,

@@ -25,14 +25,15 @@ _PROBED = {
     "MAML + CML, from probing": ("co_learner=conv",),
 }
 # Those two keep MAML's rates, which undo what the body has learned. These have rates of their own.
-_FIVE = ("num_steps=5", "eval.num_steps=5")
+_FIVE = ("num_steps=5", "eval.num_steps=5", "outer_learning_rate=1e-4")
 _FIVE_STEPS = {
     "MAML, 5 steps, from probing": ("co_learner=none", *_FIVE),
     "MAML + CML, 5 steps, from probing": ("co_learner=conv", *_FIVE),
     "MAML + agreement, 5 steps, from probing": ("co_learner=none", *_FIVE, _AGREEMENT),
     "UNICORN-MAML, from probing": ("method=unicorn_maml", "co_learner=none", *_FIVE),
 }
-_RATES = {"outer_learning_rate": (1e-5, 1e-4, 1e-3), "inner_learning_rate": (0.02, 0.1, 0.5)}
+# The inner rate first: with one that is too large for the body no outer rate helps.
+_RATES = {"inner_learning_rate": (0.005, 0.02, 0.1), "outer_learning_rate": (1e-5, 1e-4, 1e-3)}
 _TUNING = ("train_steps=100", "eval.every=100", "eval.num_tasks=16")
 _COLUMNS = {"1-shot": "data.shots=1", "5-shot": "data.shots=5"}
 
@@ -93,6 +94,20 @@ def _full(of) -> Study:
     return _study(config, _TEST, *published)
 
 
+def _seeds(of, steps: int) -> Study:
+    """What the seeds' spread leaves of the differences: three seeds, and so fewer steps."""
+    config, *published = of
+    own = ("num_seeds=3", f"train_steps={steps}", *_SHORT, "eval.num_tasks=600")
+    study = _study(config, own, *published)
+    rows = ("MAML + agreement", "ProtoNet")
+    runs = {
+        f"{column}: {row}": (shots, *_MORE[row], *own)
+        for column, shots in _COLUMNS.items()
+        for row in rows
+    }
+    return study._replace(runs=study.runs | runs, base=study.base | dict.fromkeys(rows, "MAML"))
+
+
 def _followed(study: Study, labels: tuple[str, ...]) -> Study:
     """The study, with the analyses over training of some of its runs."""
     return study._replace(
@@ -106,5 +121,6 @@ CIFAR_FS = _followed(
     _with_baselines(_short(_CIFAR_FS, 5000), "cifar_fs", ("train_steps=5000", *_SHORT), few=1000),
     labels=("5-shot: MAML + CML", "5-shot: MAML + random noise"),
 )
+CIFAR_FS_SEEDS = _seeds(_CIFAR_FS, 1000)
 FC100, MINI_IMAGENET = _short(_FC100, 3000), _short(_MINI, 3000)
 CIFAR_FS_FULL, FC100_FULL, MINI_IMAGENET_FULL = map(_full, (_CIFAR_FS, _FC100, _MINI))
