@@ -95,17 +95,26 @@ def _full(of) -> Study:
 
 
 def _seeds(of, steps: int) -> Study:
-    """What the seeds' spread leaves of the differences: three seeds, and so fewer steps."""
+    """What is left of the differences with three seeds and tuned rates, and so with fewer steps."""
     config, *published = of
     own = ("num_seeds=3", f"train_steps={steps}", *_SHORT, "eval.num_tasks=600")
     study = _study(config, own, *published)
-    rows = ("MAML + agreement", "ProtoNet")
-    runs = {
-        f"{column}: {row}": (shots, *_MORE[row], *own)
-        for column, shots in _COLUMNS.items()
-        for row in rows
-    }
-    return study._replace(runs=study.runs | runs, base=study.base | dict.fromkeys(rows, "MAML"))
+    runs, tune, tuned_as = {}, {}, {}
+    rows = {row: _MORE[row] for row in ("MAML + agreement", "ProtoNet")}
+    for row, settings in (_ROWS | rows).items():
+        tried = {"outer_learning_rate": (5e-4, 1e-3, 2e-3)}
+        if row != "ProtoNet":
+            tried = {"inner_learning_rate": (0.1, 0.2, 0.5), **tried}
+        tune[f"1-shot: {row}"] = tried
+        tuned_as[f"5-shot: {row}"] = f"1-shot: {row}"
+        runs |= {f"{c}: {row}": (shots, *settings, *own) for c, shots in _COLUMNS.items()}
+    return study._replace(
+        runs=runs,
+        base=study.base | dict.fromkeys(rows, "MAML"),
+        tune=tune,
+        tuning=("num_seeds=1", "train_steps=200", "eval.every=200", "eval.num_tasks=16"),
+        tuned_as=tuned_as,
+    )
 
 
 def _followed(study: Study, labels: tuple[str, ...]) -> Study:
