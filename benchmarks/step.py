@@ -17,7 +17,10 @@ from experiments.machine.memory import memory_needed
 from experiments.settings.config import KEYS
 
 _WORKLOAD = flags.DEFINE_enum("workload", "W1", list(WORKLOADS), "workload to time")
-_RUNS = flags.DEFINE_integer("runs", 15, "timed steps", lower_bound=1)
+_RUNS = flags.DEFINE_integer("runs", 15, "timed executions", lower_bound=1)
+_STEPS = flags.DEFINE_integer(
+    "steps", 1, "meta-steps of an execution, as --config.plan.steps_per_dispatch", lower_bound=1
+)
 _JSON = flags.DEFINE_boolean("json", False, "print one JSON line instead of a table")
 _DEVICES = flags.DEFINE_integer("devices", 0, "as --config.plan.devices")
 _CHUNK = flags.DEFINE_integer("chunk", 0, "as --config.plan.chunk")
@@ -53,7 +56,15 @@ def main(_):
     allocator.restart_with_huge_pages(_MALLOC.value)
     devices.configure(_DEVICES.value, compilation_cache=False, precision=_PRECISION.value)
     plan = plan_of(workload, _DEVICES.value, _CHUNK.value, _REMAT.value == "on")
-    result = measure(workload, plan, _RUNS.value, _EXPORT.value, _PROFILE.value, _SEEDS.value)
+    result = measure(
+        workload,
+        plan,
+        _RUNS.value,
+        export=_EXPORT.value,
+        profiled=_PROFILE.value,
+        seeds=_SEEDS.value,
+        steps=_STEPS.value,
+    )
     result = {"workload": _WORKLOAD.value, "precision": _PRECISION.value} | result
     if _JSON.value:
         print(json.dumps(result))
@@ -72,17 +83,24 @@ def plan_of(workload, count: int = 0, chunk: int = 0, remat: bool = False) -> de
 
 
 def measure(
-    workload, plan, runs: int, export: str = "", profiled: bool = False, seeds: int = 1
+    workload,
+    plan,
+    runs: int,
+    export: str = "",
+    profiled: bool = False,
+    seeds: int = 1,
+    steps: int = 1,
 ) -> dict:
-    """Compiles, warms up and times `runs` steps, then a matrix product in the same precision.
+    """Compiles, warms up and times `runs` executions, then a matrix product in the same precision.
 
     Args:
       workload: One of `WORKLOADS`.
       plan: The layout on the devices, from `plan_of`.
-      runs: How many steps are timed.
+      runs: How many executions are timed.
       export: Path of an npz to which the initial parameters are written; "" writes none.
-      profiled: Whether two more steps are traced, into the entry "profile".
+      profiled: Whether two more executions are traced, into the entry "profile".
       seeds: How many runs, each with a state and with tasks of its own, are side by side.
+      steps: How many steps, on the same tasks, an execution has; times and faults are of one.
     """
     import jax
     import jax.numpy as jnp
@@ -105,6 +123,8 @@ def measure(
     if seeds > 1:
         step = jax.vmap(step)
         state, tasks = jax.tree.map(lambda x: jnp.stack([x] * seeds), (state, tasks))
+    if steps > 1:
+        step = _repeated(step, steps)
     compiled = jax.jit(step, donate_argnums=0).lower(state, tasks).compile()
     compile_s = time.perf_counter() - started
     state, metrics = compiled(state, tasks)
@@ -116,7 +136,7 @@ def measure(
         started = time.perf_counter()
         state, metrics = compiled(state, tasks)
         jax.block_until_ready(state)
-        times.append(time.perf_counter() - started)
+        times.append((time.perf_counter() - started) / steps)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     on_device = jax.devices()[0].memory_stats()  # before the product: its arrays are not the step's
     product = matmul_gflops()
@@ -133,7 +153,7 @@ def measure(
         "matmul_gflops": product,
         "compiled_mb": memory_needed(compiled, plan.devices) / 2**20,
         "peak_rss_mb": usage.ru_maxrss / 1024,
-        "faults_per_step": (usage.ru_minflt - faults) / len(times),
+        "faults_per_step": (usage.ru_minflt - faults) / len(times) / steps,
         "compile_s": compile_s,
         "first_loss": first_loss,
         "load": os.getloadavg()[0],
@@ -148,6 +168,17 @@ def measure(
         lanes = devices.available_cores() if on_cpu else plan.devices
         result["profile"] = profile.trace(compiled, state, tasks, lanes)
     return result
+
+
+def _repeated(step, count):
+    """`count` steps in one program; it reports what the first of them does."""
+    import jax
+
+    def repeated(state, tasks):
+        state, reports = jax.lax.scan(lambda state, _: step(state, tasks), state, length=count)
+        return state, jax.tree.map(lambda x: x[0], reports)
+
+    return repeated
 
 
 def matmul_gflops() -> float:

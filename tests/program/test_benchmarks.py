@@ -326,6 +326,18 @@ def test_seeds_side_by_side_do_the_same_steps(monkeypatch):
     assert two["gflop"] == 2 * one["gflop"] == 2 * workload.gflop()
 
 
+def test_several_steps_of_an_execution_are_counted_one_by_one(monkeypatch):
+    workload = WORKLOADS["W4"]._replace(tasks=2, inner_steps=1)
+    monkeypatch.setattr(step, "matmul_gflops", lambda: 100.0)
+    plan, seconds = step.plan_of(workload), iter(range(0, 1000, 8))
+    one = step.measure(workload, plan, runs=1)
+    monkeypatch.setattr(step.time, "perf_counter", lambda: next(seconds))
+    four = step.measure(workload, plan, runs=3, steps=4)
+    assert four["first_loss"] == pytest.approx(one["first_loss"], rel=1e-6)
+    assert (four["ms_median"], four["runs"]) == (2000, 3)
+    assert four["tasks_per_second"] == 1 and four["gflops"] == four["gflop"] / 2
+
+
 def test_fewer_filters_are_a_quarter_of_the_products_after_the_first():
     wide = WORKLOADS["W1"]
     first, rest, _ = wide._forward()
