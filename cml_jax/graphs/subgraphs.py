@@ -182,7 +182,7 @@ def _cut(edges, v, nodes, neighbours, rng):
     # Column u of A_S has 1 / degree(i) for the neighbours i of u in S: edges have no direction.
     edges.share[reached] = 1 / edges.degree[reached]
     rows, shares = reached, edges.adjacent[reached] @ edges.share
-    weights = shares / len(reached)
+    weights = shares.astype(float) / len(reached)  # what is drawn is a running sum of them
     if len(reached) > nodes:
         drawn, p = _draw_rows(weights, shares / edges.shares[reached], nodes, rng)
         rows, weights = rows[drawn], weights[drawn] / p[drawn]
