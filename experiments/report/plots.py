@@ -97,8 +97,9 @@ def points(
 ) -> None:
     """Draws a metric with its intervals, one line per method.
 
-    Shares are in percent; where one is above 95%, the scale is stretched there. What diverged is
-    left out, and the label of the scale says so.
+    Shares are in percent; where one is above 95%, the scale is stretched there, and what is
+    beyond 0.1 or 99.9% is drawn there. What diverged is left out, and the label of the scale says
+    so.
 
     Args:
       rows: Method to column to tests, the first of which is drawn: its metric and "ci95".
@@ -119,10 +120,11 @@ def points(
         found = [(y, row[column][0]) for y, row in enumerate(rows.values()) if column in row]
         found = [(y, test) for y, test in found if test[metric] is not None]
         found = [(y, test) for y, test in found if test[metric] <= highest]
+        places, arms = _placed(found, metric)
         axes.errorbar(
-            [test[metric] for _, test in found],
+            places,
             [y + shift for y, _ in found],
-            xerr=[test["ci95"] for _, test in found],
+            xerr=arms,
             fmt="os^D"[i % 4],
             color=COLORS[i % len(COLORS)],
             markersize=5,
@@ -152,6 +154,16 @@ def points(
     frame(axes)
     axes.legend(**_BESIDE)
     figure.savefig(path, dpi=150)
+
+
+def _placed(found, metric):
+    """Values, and how far their intervals reach to both sides; shares stay where a logit is
+    finite."""
+    values, arms = (np.array([test[key] for _, test in found], float) for key in (metric, "ci95"))
+    if not is_share(metric):
+        return values, np.stack([arms, arms])
+    values, low, high = (np.clip(x, 0.001, 0.999) for x in (values, values - arms, values + arms))
+    return values, np.stack([values - low, high - values])
 
 
 def fits(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str) -> None:

@@ -129,6 +129,21 @@ def results(metric, value):
     return Results(**made, test=test, test_all=[test])
 
 
+def test_an_interval_that_reaches_beyond_all_has_a_place_in_the_picture(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    figures, new_figure = [], plots.new_figure
+    monkeypatch.setattr(
+        plots, "new_figure", lambda *a: figures.append(new_figure(*a)) or figures[0]
+    )
+    tests = {"a": (0.98, 0.01), "b": (0.896, 0.116), "c": (1.0, 0.0)}
+    rows = {
+        name: {"5-shot": [{"accuracy": value, "ci95": arm}]} for name, (value, arm) in tests.items()
+    }
+    plots.points(rows, tmp_path / "points.png", "methods", "accuracy")
+    low, high = figures[0].axes[0].get_xlim()
+    assert 0.7 < low < 0.78 and 0.999 < high < 1
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "mse", "rank"])
 def test_pictures_are_drawn(tmp_path, metric):
     image = pytest.importorskip("matplotlib.image")
