@@ -81,4 +81,4 @@ def test_learns_a_block_graph(base, wrappers):
 
     before, trained, reports = run(key)
     assert all(np.isfinite(report).all() for report in reports.values())
-    assert before < 0.75 and trained > 0.9
+    assert before < 0.75 and trained > 0.8
