@@ -12,6 +12,7 @@ _ROWS = {"MAML": ("co_learner=none",), "MAML + CML": ("co_learner=conv",)}
 # What a critic asks for beside them. A network that was trained on all training classes at once can
 # give its body to the others, which then need fewer steps.
 _PROBING = "linear probing"
+_PROBING_STEPS = "train_steps=1500"  # of 5,000 the best was step 750
 _AGREEMENT = "weighting=gradient_agreement"
 _NOISE = ("co_learner=conv", "co_learner_frozen=True")
 _MORE = {
@@ -25,7 +26,10 @@ _PROBED = {
     "MAML + CML, from probing": ("co_learner=conv",),
 }
 # Those two keep MAML's rates, which undo what the body has learned. These have rates of their own.
-_FIVE = ("num_steps=5", "eval.num_steps=5", "outer_learning_rate=1e-4")
+_FIVE = (
+    *("num_steps=5", "eval.num_steps=5", "outer_learning_rate=1e-4"),
+    *("train_steps=300", "eval.every=100"),
+)
 _FIVE_STEPS = {
     "MAML, 5 steps, from probing": ("co_learner=none", *_FIVE),
     "MAML + CML, 5 steps, from probing": ("co_learner=conv", *_FIVE),
@@ -60,12 +64,12 @@ def _with_baselines(study: Study, name: str, settings: tuple[str, ...], few: int
     """The study, with agreement, with the baselines and with what starts from linear probing."""
     runs, probes, tune = dict(study.runs), {}, {}
     for column, shots in _COLUMNS.items():
-        probes[f"{column}: {_PROBING}"] = (shots, *settings)
+        probes[f"{column}: {_PROBING}"] = (shots, *settings, _PROBING_STEPS)
         for row, own in _MORE.items():
             runs[f"{column}: {row}"] = (shots, *own, *settings)
         start = f"init_from=runs/{name}/{file_name(f'{column}: {_PROBING}')}"
         for row, own in (_PROBED | _FIVE_STEPS).items():
-            runs[f"{column}: {row}"] = (shots, *own, *settings, f"train_steps={few}", start)
+            runs[f"{column}: {row}"] = (shots, *settings, f"train_steps={few}", start, *own)
         tune |= {f"{column}: {row}": _RATES for row in _FIVE_STEPS}
     rows = (*_ROWS, *_MORE, *_PROBED, *_FIVE_STEPS, _PROBING)
     plain = dict.fromkeys(rows, "MAML")
