@@ -10,6 +10,7 @@ made of. `cml_jax.methods` has what only some problems need, `cml_jax.models` th
 """
 
 from cml_jax import clipping, inner
+from cml_jax.ensemble import ensemble
 from cml_jax.evaluation import evaluate
 from cml_jax.inner import gradient_descent, loss_on
 from cml_jax.losses import accuracy, cross_entropy, squared_error
@@ -66,6 +67,7 @@ __all__ = [
     "cml_dagger_released",
     "collaborative",
     "cross_entropy",
+    "ensemble",
     "evaluate",
     "fomaml",
     "gradient_agreement",

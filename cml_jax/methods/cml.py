@@ -2,6 +2,7 @@
 
 import jax
 
+from cml_jax.ensemble import ensemble
 from cml_jax.methods.maml import maml
 from cml_jax.types import Adapted, Loss, Method, Model, PyTree
 
@@ -13,6 +14,8 @@ def cml(
     *,
     scale: jax.typing.ArrayLike,
     frozen: bool = False,
+    number: int | None = None,
+    on_support: bool = False,
 ) -> Method:
     """Cooperative meta-learning: adds a co-learner to the outer objective of any method.
 
@@ -35,13 +38,19 @@ def cml(
       scale: The weight gamma of the co-learner's loss.
       frozen: True keeps the co-learner at its random start in both loops: MAML + random noise,
         figure 3a. (An outer optimiser with weight decay still shrinks it.)
+      number: How many co-learners there are, each with a start of its own; the mean of their losses
+        stands for the loss of one. Their parameters are those of `ensemble(co_learner, number)`,
+        which is what the two daggers then take. None is one, and not stacked. The paper has one.
+      on_support: True has the co-learner read the support set, too, after the inner loop: the mean
+        of its losses on the two sets stands for that on the query set, which is all that the
+        paper's reads. A support set with keys for noise is read with it.
 
     Returns:
       A `Method` whose parameters have "co_learner" beside "base". "base" starts as under `method`
       with the same key. Its metrics gain "co_learner_loss".
 
     Raises:
-      ValueError: In `init`, when `method` has a co-learner already.
+      ValueError: When number is below 1. In `init`, when `method` has a co-learner already.
 
     Example:
       >>> import jax, cml_jax
@@ -55,16 +64,33 @@ def cml(
     Reference: Shin et al. 2024, https://arxiv.org/abs/2406.04639, eqs. 5-8.
     """
 
+    def of_one(phi, features, targets):
+        outputs, _ = co_learner.apply(phi, features)
+        return loss(outputs, targets)
+
+    def of_all(phi, features, targets):
+        if number is None:
+            return of_one(phi, features, targets)
+        return jax.vmap(of_one, (0, None, None))(phi, features, targets).mean()
+
+    def adapt(params, support):
+        adapted = method.adapt(params, support)
+        return adapted._replace(extra=adapted.extra | {"support": support})
+
     def objective(params, adapted, query, prediction=None):
         prediction = prediction or method.predict(adapted, query.inputs)
         value, metrics = method.objective(params, adapted, query, prediction)
         phi = params["co_learner"]
         phi = jax.lax.stop_gradient(phi) if frozen else phi
-        outputs, _ = co_learner.apply(phi, prediction[1])
-        co_loss = loss(outputs, query.targets)
+        co_loss = of_all(phi, prediction[1], query.targets)
+        if on_support:
+            inputs, targets = adapted.extra["support"]
+            _, features = method.predict(adapted, inputs)
+            co_loss = (co_loss + of_all(phi, features, targets)) / 2
         return value + scale * co_loss, metrics | {"co_learner_loss": co_loss}
 
-    return Method(_init_beside(method, co_learner), method.adapt, method.predict, objective)
+    init = _init_beside(method, co_learner if number is None else ensemble(co_learner, number))
+    return Method(init, adapt if on_support else method.adapt, method.predict, objective)
 
 
 def cml_dagger(

@@ -113,12 +113,15 @@ def train_method(
     method = base_method(settings, problem, data, settings["num_steps"], remat, progress)
     if not has_cml(settings, problem):
         return method
+    number = settings["co_learner_number"]
     return cml_jax.cml(
         method,
         problem.co_learner,
         problem.loss,
         scale=settings["co_learner_scale"],
         frozen=settings["co_learner_frozen"],
+        number=number if number > 1 else None,
+        on_support=settings["co_learner_support"],
     )
 
 
@@ -179,7 +182,7 @@ def _dagger(settings, problem, data, num_steps):
     """CML-dagger as the paper writes it, eq. 9."""
     method = cml_jax.cml_dagger(
         problem.model_on(data),
-        problem.co_learner,
+        _tested_co_learner(settings, problem),
         problem.loss,
         learning_rate=settings["inner_learning_rate"],
         num_steps=num_steps,
@@ -190,4 +193,10 @@ def _dagger(settings, problem, data, num_steps):
 def _released(settings, problem, data, num_steps):
     """CML-dagger as the paper's code has it."""
     base = base_method(settings, problem, data, num_steps)
-    return cml_jax.cml_dagger_released(base, problem.co_learner)
+    return cml_jax.cml_dagger_released(base, _tested_co_learner(settings, problem))
+
+
+def _tested_co_learner(settings, problem):
+    """The co-learner that predicts; of several the mean."""
+    number = settings["co_learner_number"]
+    return cml_jax.ensemble(problem.co_learner, number) if number > 1 else problem.co_learner

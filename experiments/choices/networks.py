@@ -57,6 +57,10 @@ class CoLearner(NamedTuple):
 _CML = {
     "co_learner_scale": Key(1.0, (0.0, 1e3), "gamma, the weight of the co-learner's loss"),
     "co_learner_frozen": Key(False, None, "it keeps its random start: MAML + random noise"),
+    "co_learner_number": Key(
+        1, (1, 64), "how many there are, each with a start of its own; the mean of their losses"
+    ),
+    "co_learner_support": Key(False, None, "it reads the adapted support set, too"),
     "co_learner_rate": Key(1.0, (0.0, 1e3), "its outer rate, in units of outer_learning_rate"),
     "eval.best_of": Key(
         "meta_learner",

@@ -69,7 +69,9 @@ def beside(results: Results, settings: Mapping[str, Any], test: Test) -> list[Pu
         "num_steps": test["num_steps"],
         "transductive": test["transductive"],
     }
-    if settings.get("co_learner_frozen") and cml:  # random noise, not CML
+    # Random noise, or a co-learner that the paper does not have.
+    own = settings.get("co_learner_number", 1) > 1 or settings.get("co_learner_support")
+    if cml and (own or settings.get("co_learner_frozen")):
         return []
     return [
         row

@@ -122,6 +122,94 @@ def test_the_base_starts_as_without_a_co_learner():
     assert set(params) == {"base", "co_learner"}
 
 
+def losses_of(members, features, targets):
+    """Of co-learners one at a time, on given features."""
+    count = len(jax.tree.leaves(members)[0])
+    each = [jax.tree.map(lambda x, m=m: x[m], members) for m in range(count)]
+    return [jnp.mean((CO_LEARNER.apply(phi, features)[0] - targets) ** 2) for phi in each]
+
+
+def test_several_co_learners_count_with_the_mean_of_their_losses(task):
+    base = build("maml")
+    method = cml(base, CO_LEARNER, squared_error, scale=0.3, number=3)
+    params = start(method, task.support.inputs)
+    alone = start(base, task.support.inputs)
+    assert_same(params["base"], alone["base"])
+    first_kernels = jax.tree.leaves(params["co_learner"])[1]
+    assert len(first_kernels) == 3 and (first_kernels[0] != first_kernels[1]).any()
+
+    adapted = method.adapt(params, task.support)
+    loss, metrics = method.objective(params, adapted, task.query)
+    _, features = base.predict(adapted, task.query.inputs)
+    each = losses_of(params["co_learner"], features, task.query.targets)
+    np.testing.assert_allclose(metrics["co_learner_loss"], np.mean(each), rtol=1e-14)
+    expected = base.objective(params, adapted, task.query)[0] + 0.3 * np.mean(each)
+    np.testing.assert_allclose(loss, expected, rtol=1e-14)
+
+
+def test_equal_co_learners_are_one(task):
+    one, three = (
+        cml(build("maml"), CO_LEARNER, squared_error, scale=0.3, number=number)
+        for number in (None, 3)
+    )
+    params = start(one, task.support.inputs)
+    phi = jax.tree.map(lambda x: jnp.stack([x] * 3), params["co_learner"])
+    expected = jax.jit(jax.grad(after(one, task)))(params)
+    found = jax.jit(jax.grad(after(three, task)))(params | {"co_learner": phi})
+    assert_close(found["base"], expected["base"], 1e-13)
+    summed = jax.tree.map(lambda g: g.sum(0), found["co_learner"])
+    assert_close(summed, expected["co_learner"], 1e-13)
+
+
+@pytest.mark.parametrize("dagger", ["paper", "released"])
+def test_of_several_co_learners_the_mean_predicts(task, dagger):
+    trained = cml(build("maml"), CO_LEARNER, squared_error, scale=0.3, number=3)
+    params = start(trained, task.support.inputs)
+    several = cml_jax.ensemble(CO_LEARNER, 3)
+    method = {
+        "paper": cml_jax.cml_dagger(MODEL, several, squared_error, learning_rate=0.1, num_steps=3),
+        "released": cml_jax.cml_dagger_released(build("maml"), several),
+    }[dagger]
+    assert jax.tree.structure(start(method, task.support.inputs)) == jax.tree.structure(params)
+    adapted = method.adapt(params, task.support)
+    _, features = MODEL.apply(adapted.params, task.query.inputs)
+    each = [
+        CO_LEARNER.apply(jax.tree.map(lambda x, m=m: x[m], params["co_learner"]), features)[0]
+        for m in range(3)
+    ]
+    outputs, _ = method.predict(adapted, task.query.inputs)
+    np.testing.assert_allclose(outputs, np.mean(each, 0), rtol=1e-13)
+
+
+def test_an_ensemble_has_members():
+    with pytest.raises(ValueError, match="at least 1 member"):
+        cml(build("maml"), CO_LEARNER, squared_error, scale=0.3, number=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_co_learner_that_reads_the_support_too(task, name):
+    base = build(name)
+    method = cml(base, CO_LEARNER, squared_error, scale=0.3, on_support=True)
+    params = start(method, task.support.inputs)
+    adapted = method.adapt(params, task.support)
+    assert_same(adapted.params, base.adapt(params, task.support).params)
+    co_losses = []
+    for inputs, targets in task:
+        _, features = base.predict(adapted, inputs)
+        outputs, _ = CO_LEARNER.apply(params["co_learner"], features)
+        co_losses.append(jnp.mean((outputs - targets) ** 2))
+    loss, metrics = method.objective(params, adapted, task.query)
+    np.testing.assert_allclose(metrics["co_learner_loss"], np.mean(co_losses), rtol=1e-14)
+    expected = base.objective(params, adapted, task.query)[0] + 0.3 * np.mean(co_losses)
+    np.testing.assert_allclose(loss, expected, rtol=1e-14)
+
+
+def test_the_gradient_of_several_co_learners_on_both_sets(task):
+    method = cml(build("maml"), CO_LEARNER, squared_error, scale=0.3, number=2, on_support=True)
+    params, loss = start(method, task.support.inputs), after(method, task)
+    assert_close(jax.jit(jax.grad(loss))(params), finite_difference(loss, params), 1e-7)
+
+
 @pytest.mark.parametrize("outer", [optax.sgd(0.1), optax.adam(1e-2)], ids=["sgd", "adam"])
 def test_a_frozen_co_learner_keeps_its_random_start(outer):
     method = cml(build("maml"), CO_LEARNER, squared_error, scale=0.5, frozen=True)

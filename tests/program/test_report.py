@@ -204,6 +204,13 @@ BESIDE = [
         ["50.35 ± 0.15"],
     ),
     (results_of("maml", "mini_imagenet", 5, 5, "conv"), CONV | {"co_learner_frozen": True}, []),
+    (
+        results_of("maml", "mini_imagenet", 5, 5, "conv"),
+        CONV | {"co_learner_number": 1},
+        ["65.84 ± 0.46"],
+    ),
+    (results_of("maml", "mini_imagenet", 5, 5, "conv"), CONV | {"co_learner_number": 2}, []),
+    (results_of("maml", "mini_imagenet", 5, 5, "conv"), CONV | {"co_learner_support": True}, []),
     (results_of("maml", "cifar_fs", 5, 5, "conv"), {"model.name": "resnet12"}, ["78.31"]),
     (results_of("reptile", "omniglot", 20, 1, transductive=False), CONV, ["88.14 ± 0.15"]),
     (results_of("maml", "omniglot", 5, 1), CONV, ["98.7 ± 0.4", "91.78"]),
