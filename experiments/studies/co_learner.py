@@ -1,4 +1,4 @@
-"""What the co-learner needs on sinusoids: its kind and its weight gamma."""
+"""What the co-learner needs on sinusoids: its kind, its weight gamma, how many and what they read."""
 
 from experiments.studies.study import Study
 
@@ -10,6 +10,17 @@ _KINDS = {
         f"MAML + CML, {kind}, gamma {gamma}": (f"co_learner={kind}", f"co_learner_scale={gamma}")
         for kind in ("mlp", "linear")
         for gamma in (0.2, 0.5, 1.0)
+    },
+    **{
+        f"MAML + CML, mlp, gamma {gamma}, {what}": (
+            *("co_learner=mlp", f"co_learner_scale={gamma}"),
+            setting,
+        )
+        for what, setting in (
+            ("4 at once", "co_learner_number=4"),
+            ("support too", "co_learner_support=True"),
+        )
+        for gamma in (0.2, 1.0)
     },
     "MAML + random noise, gamma 0.2": (
         "co_learner=mlp",
