@@ -1,4 +1,4 @@
-"""What the co-learner needs on sinusoids: its kind, its weight gamma, how many and what they read."""
+"""What the co-learner needs on sinusoids: its kind, its weight, how many, and what they read."""
 
 from experiments.studies.study import Study
 
