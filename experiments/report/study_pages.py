@@ -14,7 +14,8 @@ _FITS = 3  # rows whose first test tasks are shown
 
 
 def write_pages(docs: Path, studies: Mapping[str, Study]) -> None:
-    """Fills the page of every study that has one, and the page that leads to them.
+    """Fills the page of every study that has one and a run that has ended; then the page that leads
+    to them.
 
     Args:
       docs: The folder of results.md and of results/.
@@ -23,7 +24,7 @@ def write_pages(docs: Path, studies: Mapping[str, Study]) -> None:
     written = {}
     for name, study in studies.items():
         path = docs / "results" / f"{name}.md"
-        if path.exists():
+        if path.exists() and _stored(name, study, docs / "results"):
             page = path.read_text(encoding="utf-8")
             parts = page_parts(name, study, docs / "results", pages.words(page).title)
             written[name] = pages.fill(page, parts)

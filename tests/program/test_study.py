@@ -168,6 +168,14 @@ def test_runs_become_a_page(docs, monkeypatch):
     assert "| It works. |" in (docs / "results.md").read_text()
 
 
+def test_a_page_whose_runs_are_still_to_come_stays_as_it_is(docs):
+    page = docs / "results" / "own.md"
+    page.write_text("# Own\n\nDoes A help?\n")
+    study_pages.write_pages(docs, {"own": OWN})
+    assert page.read_text() == "# Own\n\nDoes A help?\n"
+    assert "own.md" not in (docs / "results.md").read_text()
+
+
 def test_the_picture_of_runs_without_curves_stays_as_it_is(docs, monkeypatch):
     assert make(monkeypatch, Runs())
     (docs / "results" / "own.png").write_text("of another day")
