@@ -48,7 +48,10 @@ FRONT = [
         )
         for shots, published in zip(("1-shot", "5-shot"), both, strict=True)
     ),
-    Shown("linear probing", _CIFAR.format("5-shot"), "cifar_fs", "5-shot: linear probing"),
+    *(
+        Shown("linear probing", _CIFAR.format(shots), "cifar_fs", f"{shots}: linear probing")
+        for shots in ("1-shot", "5-shot")
+    ),
     *(
         Shown(f"{network}{cml}", f"{graph}, 2-way 1-shot", "nodes", f"{label}: {network}{cml}", to)
         for network, cml, graph, label, to in (
