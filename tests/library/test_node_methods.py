@@ -76,9 +76,9 @@ def test_learns_a_block_graph(base, wrappers):
             tasks = jax.vmap(partial(sample, split=split))(keys)
             return cml_jax.meta_step(method, optimizer, state, tasks, weigh=weigh)
 
-        after, reports = jax.lax.scan(step, state, length=60)
+        after, reports = jax.lax.scan(step, state, length=120)
         return score(state.params).mean(), score(after.params).mean(), reports
 
     before, trained, reports = run(key)
     assert all(np.isfinite(report).all() for report in reports.values())
-    assert before < 0.75 and trained > 0.8
+    assert before < 0.75 and trained > 0.9
