@@ -4,10 +4,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.report import cells, pages, plots, table
+from experiments.report import cells, gains, pages, plots, table
 from experiments.report.front_table import front_table
 from experiments.run_folder import folder
-from experiments.studies.front import FRONT
+from experiments.studies.front import FRONT, PAIRED
 from experiments.studies.study import Study, cells_of, file_name
 
 _FITS = 3  # rows whose first test tasks are shown
@@ -30,10 +30,15 @@ def write_pages(docs: Path, studies: Mapping[str, Study]) -> None:
             written[name] = pages.fill(page, parts)
             path.write_text(written[name], encoding="utf-8")
     path = docs / "results.md"
+    page = path.read_text(encoding="utf-8")
     parts = {"studies": pages.front(written)}
-    if "<!-- generated: front -->" in path.read_text(encoding="utf-8"):
+    if "<!-- generated: front -->" in page:
         parts["front"] = front_table(FRONT, docs / "results")
-    path.write_text(pages.fill(path.read_text(encoding="utf-8"), parts), encoding="utf-8")
+    if "<!-- generated: gains -->" in page:
+        found = gains.gains(studies, PAIRED, docs / "results")
+        gains.forest(found, docs / "results" / "gains.png")
+        parts["gains"] = f"{gains.table_of(found)}\n\n![{gains.TITLE}](results/gains.png)"
+    path.write_text(pages.fill(page, parts), encoding="utf-8")
 
 
 def draw(name: str, study: Study, results: Path) -> None:

@@ -180,6 +180,25 @@ def number(metric: str, test: Test) -> str:
     return f"{value:{form}} ± {half:{form}}"
 
 
+def paired(metric: str, test: Test, base: Test) -> Test | None:
+    """The paired difference of two tests, over repeats or over the tasks of one run.
+
+    Args:
+      metric: Name of the metric.
+      test, base: Tests on the same tasks; the difference is the first less the second.
+
+    Returns:
+      As from `interval`; None where one diverged, or where what they got is not stored.
+    """
+    if test[metric] is None or base[metric] is None:
+        return None
+    if "values" in test and "values" in base:
+        return interval(metric, np.subtract(test["values"], base["values"])[:, None])
+    if "task_values" in test and "task_values" in base:
+        return interval(metric, np.subtract(test["task_values"], base["task_values"]))
+    return None
+
+
 def _mean(metric: str, value: float | None) -> str:
     if value is None:
         return "not finite"
@@ -222,19 +241,8 @@ def _cell(metric: str, tests: Sequence[Test], base: Sequence[Test]) -> str:
     text = number(metric, tests[0])
     if len(tests) > 1:
         text += f" ({number(metric, tests[1]).partition(' ')[0]})"
-    if base and (gain := _gain(metric, tests[0], base[0])):
+    if base and (gain := paired(metric, tests[0], base[0])):
         scale, form = (100, ".1f") if is_share(metric) else (1, ".3f")
         form = ".1e" if scale * abs(gain[metric]) > 1e4 else form
         text += f" ({scale * gain[metric]:+{form}} ± {scale * gain['ci95']:{form}})"
     return text
-
-
-def _gain(metric: str, test: Test, base: Test) -> Test | None:
-    """The paired difference of two tests, over repeats or over the tasks of one run."""
-    if test[metric] is None or base[metric] is None:
-        return None
-    if "values" in test and "values" in base:
-        return interval(metric, np.subtract(test["values"], base["values"])[:, None])
-    if "task_values" in test and "task_values" in base:
-        return interval(metric, np.subtract(test["task_values"], base["task_values"]))
-    return None

@@ -66,3 +66,15 @@ FRONT = [
         )
     ),
 ]
+
+# The studies whose paired differences docs/results.md draws, and what their rows begin with there.
+PAIRED = {
+    "sinusoid": "sinusoid, 5 points",
+    "sinusoid_agreement": "sinusoid, 10 points",
+    "omniglot_methods": "Omniglot 5-way",
+    "omniglot_20way": "Omniglot 20-way",
+    "cifar_fs_seeds": "CIFAR-FS",
+    "cifar_fs": "CIFAR-FS, one seed",
+    "fc100": "FC100",
+    "nodes": "",
+}
