@@ -1,5 +1,6 @@
 """What CML and gradient agreement gain: every paired difference of the studies, in one picture."""
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,9 +31,9 @@ _FARTHEST = 60.0  # what is beyond is drawn there
 TITLE = "What CML, its co-learner in the head's place, and agreement gain: every paired difference"
 _NOTE = (
     "Every pair of a row and the same row without CML, without agreement or without both: the same "
-    "test tasks, the same seeds, all queries at once, after as many inner steps as in validation. "
-    "Of nodes, the seeds are cuts of the classes. Ahead and behind: by more than the 95% interval, "
-    "which one pair in twenty is by chance."
+    "test tasks, the same seeds, after as many inner steps as in validation; all queries at once "
+    "where it does not say otherwise. Of nodes, the seeds are cuts of the classes. Ahead and "
+    "behind: by more than the 95% interval, which one pair in twenty is by chance."
 )
 
 
@@ -46,6 +47,7 @@ class Gain(NamedTuple):
       mean: Points of accuracy; of an error, percent of the base's error.
       half: Half-width of the 95% interval, in the same unit.
       seeds: The number of seeds that the interval is over, or 1: over the tasks of one.
+      alone: Whether each query was predicted alone, with the support, and not all at once.
     """
 
     row: str
@@ -53,6 +55,7 @@ class Gain(NamedTuple):
     mean: float
     half: float
     seeds: int
+    alone: bool = False
 
     @property
     def verdict(self) -> str:
@@ -85,29 +88,24 @@ def gains(studies: Mapping[str, Study], names: Mapping[str, str], results: Path)
 
 def _of_run(row: str, added: str, run: Results, base: Results) -> list[Gain]:
     """The gains of one run: of the meta-learner, and of its co-learner in the head's place."""
-    reference = _headline(base, "meta-learner")
     found = []
-    for who in ("meta-learner", *_DAGGERS):
-        test = _headline(run, who)
+    for who, alone in itertools.product(("meta-learner", *_DAGGERS), (False, True)):
+        test, reference = _headline(run, who, alone), _headline(base, "meta-learner", alone)
         if test is None or reference is None or (who in _DAGGERS and added != "CML"):
             continue
-        difference = paired(run.metric, test, reference)
-        if difference is None:
-            continue
-        scale = 100.0 if is_share(run.metric) else -100.0 / reference[run.metric]
-        half = abs(scale) * difference["ci95"]
-        seeds = len(test.get("values", [0]))
-        found.append(
-            Gain(row, _DAGGERS.get(who, added), scale * difference[run.metric], half, seeds)
-        )
+        if difference := paired(run.metric, test, reference):
+            scale = 100.0 if is_share(run.metric) else -100.0 / reference[run.metric]
+            mean, half = scale * difference[run.metric], abs(scale) * difference["ci95"]
+            seeds = len(test.get("values", [0]))
+            found.append(Gain(row, _DAGGERS.get(who, added), mean, half, seeds, alone))
     return found
 
 
-def _headline(run: Results, who: str) -> Test | None:
-    """The test of that predictor with the inner steps of the headline, all queries at once."""
+def _headline(run: Results, who: str, alone: bool) -> Test | None:
+    """The test of that predictor with the inner steps of the headline."""
     for test in run.test_all:
         same = test["predicts"] == who and test["num_steps"] == run.test["num_steps"]
-        if same and test["transductive"]:
+        if same and test["transductive"] != alone:
             return test
     return None
 
@@ -118,16 +116,20 @@ def table_of(found: Sequence[Gain]) -> str:
     Args:
       found: What `gains` returns.
     """
+    columns = {
+        "over 3 to 10 seeds": lambda gain: gain.seeds > 1 and not gain.alone,
+        "each query alone, over 3 seeds": lambda gain: gain.seeds > 1 and gain.alone,
+        "over the tasks of one seed": lambda gain: gain.seeds == 1 and not gain.alone,
+    }
     rows = []
     for kind in _KINDS:
         texts = []
-        for several in (True, False):
-            own = [g.verdict for g in found if g.added == kind and (g.seeds > 1) == several]
+        for belongs in columns.values():
+            own = [g.verdict for g in found if g.added == kind and belongs(g)]
             counts = [own.count(verdict) for verdict in ("ahead", "inside", "behind")]
             texts.append(" / ".join(map(str, counts)) if own else "-")
         rows.append([kind, *texts])
-    header = ["added", "over 3 to 10 seeds", "over the tasks of one seed"]
-    table = markdown(header, rows)
+    table = markdown(["added", *columns], rows)
     return f"Ahead / inside the interval / behind:\n\n{table}\n\n{_NOTE}"
 
 
@@ -138,7 +140,7 @@ def forest(found: Sequence[Gain], path: str | os.PathLike) -> None:
       found: What `gains` returns.
       path: The picture; its suffix is the format.
     """
-    drawn = [gain for gain in found if gain.added in _DRAWN]
+    drawn = [gain for gain in found if gain.added in _DRAWN and not gain.alone]
     rows = list(dict.fromkeys(gain.row for gain in drawn))
     figure = new_figure("", (11.0, 1.2 + 0.19 * len(rows)))
     if figure is None:
@@ -170,7 +172,7 @@ def forest(found: Sequence[Gain], path: str | os.PathLike) -> None:
     every[0].set_ylim(len(rows) - 0.4, -0.6)
     figure.supxlabel(
         "better by: points of accuracy, of sinusoids percent of the base's error; "
-        "filled over seeds, open over the tasks of one seed",
+        "filled over seeds, open over the tasks of one seed; all queries at once",
         fontsize=9,
     )
     figure.savefig(path, dpi=150)

@@ -27,7 +27,7 @@ def stored(metric, **values):
         own = {"task_values" if isinstance(each, tuple) else "values": list(each)}
         about = {"predicts": PREDICTS[who], "transductive": True, "num_steps": 1}
         alone = about | {"transductive": False} | interval(metric, [0.0, 0.1])
-        tests += [alone, about | over | own]
+        tests += [alone, about | over | own]  # of each query alone, what pairs it is not stored
     run = Results(
         method="maml",
         data="own",
@@ -84,6 +84,16 @@ def test_tasks_of_one_seed_are_paired_and_a_lower_error_is_a_gain(tmp_path):
     assert gain.half == pytest.approx(100 * 1.96 * differences.std(ddof=1) / np.sqrt(3) / 2)
 
 
+def test_each_query_alone_is_a_gain_of_its_own(tmp_path):
+    runs = {label: stored("accuracy", learner=[0.5, 0.6]) for label in ("A", "A + CML")}
+    for label, values in (("A", [0.5, 0.6]), ("A + CML", [0.4, 0.5])):
+        tests = runs[label]["cells"]["0"]["test_all"]
+        tests[0] |= {"values": values} | interval("accuracy", [[v] for v in values])
+    at_once, alone = found(tmp_path, runs)
+    assert not at_once.alone and at_once.mean == 0
+    assert alone.alone and alone.mean == pytest.approx(-10) and alone.verdict == "behind"
+
+
 def test_what_cannot_be_paired_is_left_out(tmp_path):
     runs = {
         "A": stored("accuracy", learner=[0.5, 0.6, 0.7]),
@@ -101,10 +111,11 @@ def test_the_table_counts_and_the_picture_is_drawn(tmp_path):
         Gain("B", "CML", 1.0, 1.0, 3),
         Gain("B", "agreement", -200.0, 1.0, 10),
         Gain("C", "CML-dagger, released", 0.5, 0.1, 1),
+        Gain("C", "CML-dagger, released", -0.5, 0.1, 3, alone=True),
     ]
     table = gains.table_of(every)
-    assert "| CML | 1 / 1 / 0 | - |" in table and "| agreement | 0 / 0 / 1 | - |" in table
-    assert "| CML-dagger, released | - | 1 / 0 / 0 |" in table
+    assert "| CML | 1 / 1 / 0 | - | - |" in table and "| agreement | 0 / 0 / 1 | - | - |" in table
+    assert "| CML-dagger, released | - | 0 / 0 / 1 | 1 / 0 / 0 |" in table
     gains.forest(every, tmp_path / "gains.svg")
     assert (tmp_path / "gains.svg").stat().st_size > 1000
 
