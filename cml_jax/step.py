@@ -46,6 +46,7 @@ def task_gradients(
     params: Params,
     tasks: Task,
     *,
+    since: Method | None = None,
     metrics: Mapping[str, Metric] | None = None,
     chunk: int | None = None,
 ) -> TaskGradients:
@@ -54,12 +55,15 @@ def task_gradients(
         gradient_t     = derivative of objective_t by everything that is trained
         displacement_t = params["base"] - adapted_t, on the leaves that adapt
 
+    With `since`, another method, displacements are measured from where that one arrives.
+
     `meta_gradient` weighs and sums these. Analyses read them as they are.
 
     Args:
       method: What `maml`, `cml`, ... return.
       params: `state.params`.
       tasks: A batch of tasks, a `Task` with leaves `[T, n, ...]`.
+      since: As in `meta_step`.
       metrics: More to report on the query set, from name to `(outputs, targets) -> scalar`.
       chunk: The number of tasks that run at a time, as in `meta_step`.
 
@@ -100,9 +104,12 @@ def task_gradients(
                 report |= {k: m(prediction[0], task.query.targets) for k, m in metrics.items()}
             else:
                 loss, report = method.objective(current, adapted, task.query)
+            base = begin = current["base"]
+            if since is not None:
+                begin = adapt(since, jax.lax.stop_gradient(current), task.support).params
             # None where `adapt` returned the leaf of the base itself.
             displacement = jax.tree.map(
-                lambda b, a: None if a is b else b - a, current["base"], adapted.params
+                lambda base, a, b: None if a is base else b - a, base, adapted.params, begin
             )
             carried = {name: adapted.extra[name] for name in params if name not in trained}
             return loss, (displacement, carried, report)
@@ -120,6 +127,7 @@ def meta_gradient(
     *,
     weigh: Callable[[PyTree], jax.Array] = uniform,
     weigh_on: str = "displacements",
+    since: Method | None = None,
     radius: jax.typing.ArrayLike | None = None,
     chunk: int | None = None,
     metrics: Mapping[str, Metric] | None = None,
@@ -132,8 +140,9 @@ def meta_gradient(
       method: What `maml`, `cml`, ... return.
       params: `state.params`.
       tasks: A batch of tasks, a `Task` with leaves `[T, n, ...]`.
-      weigh: As in `meta_step`, and so are weigh_on, radius, chunk and metrics.
+      weigh: As in `meta_step`, and so are weigh_on, since, radius, chunk and metrics.
       weigh_on: What `weigh` reads.
+      since: Where displacements are measured from.
       radius: The radius of sharpness-aware minimisation.
       chunk: The number of tasks that run at a time.
       metrics: More to report on the query set.
@@ -148,7 +157,9 @@ def meta_gradient(
         raise ValueError(f"weigh_on={weigh_on!r} is unknown: use 'displacements' or 'gradients'")
 
     def weighted_sum(trained):
-        by_task = task_gradients(method, params | trained, tasks, metrics=metrics, chunk=chunk)
+        by_task = task_gradients(
+            method, params | trained, tasks, since=since, metrics=metrics, chunk=chunk
+        )
         weights = weigh(_weighed(by_task, weigh_on))
         exact = jax.lax.Precision.HIGHEST  # never TF32 or bfloat16 for a few million products
         gradient = jax.tree.map(
@@ -178,6 +189,7 @@ def meta_step(
     *,
     weigh: Callable[[PyTree], jax.Array] = uniform,
     weigh_on: str = "displacements",
+    since: Method | None = None,
     radius: jax.typing.ArrayLike | None = None,
     chunk: int | None = None,
     metrics: Mapping[str, Metric] | None = None,
@@ -213,6 +225,9 @@ def meta_step(
       weigh_on: "displacements", or "gradients": then `weigh` reads the tasks' gradients of
         params["base"], which are what the outer loop sums. The paper on gradient agreement weighs
         displacements; the other choice is ours.
+      since: A method with the same parameters, from whose result displacements are measured in
+        place of params["base"]: with one inner step less than `method`, `weigh` reads the last
+        inner step alone. It costs that method's inner loop once more. Ours, not the paper's.
       radius: The radius rho of Sharp-MAML_up (5e-4 in its code), at the cost of a second gradient.
         None turns it off.
       chunk: The number of tasks that run at a time; it must divide T. None runs all at once and
@@ -257,6 +272,7 @@ def meta_step(
         tasks,
         weigh=weigh,
         weigh_on=weigh_on,
+        since=since,
         radius=radius,
         chunk=chunk,
         metrics=metrics,

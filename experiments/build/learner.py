@@ -162,7 +162,11 @@ def meta_step(
     """
     weighting = WEIGHTINGS[settings["weighting"]]
     own = {name.removeprefix("agreement_"): settings[name] for name in weighting.keys}
-    more = {"weigh_on": own.pop("weigh_on")} if "weigh_on" in own else {}
+    more = {}
+    if (weigh_on := own.pop("weigh_on", "")) == "last_steps":
+        more["since"] = base_method(settings, problem, data, settings["num_steps"] - 1)
+    elif weigh_on:
+        more["weigh_on"] = weigh_on
     if extra := METHODS[settings["method"]].meta_step:
         more |= resolve(extra)(settings)
     weigh = resolve(weighting.function)

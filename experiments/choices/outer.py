@@ -31,7 +31,7 @@ class Weighting(NamedTuple):
 
     Attributes:
       function: "module:function", from displacements `[T, ...]` to weights `[T]`.
-      keys: The settings that it reads. `weigh_on` goes to `meta_step`, the others to the function,
+      keys: The settings that it reads. `weigh_on` is for `meta_step`, the others for the function,
         `agreement_share` as `share`.
       compares: Whether it needs more than one task.
     """
@@ -62,7 +62,9 @@ WEIGHTINGS = {
         "cml_jax:gradient_agreement",
         {
             "weigh_on": Key(
-                "displacements", ("displacements", "gradients"), "what agreement compares"
+                "displacements",
+                ("displacements", "last_steps", "gradients"),
+                "what agreement compares: last_steps, the last inner step's displacement",
             ),
             "agreement_share": Key(1.0, (0.0, 1.0), "lambda, blend with the mean: 0 is the mean"),
             "agreement_normalized": Key(False, None, "compare updates of length one"),

@@ -177,6 +177,12 @@ def _check_rules(values: dict[str, Any], read: Collection[str]) -> None:
             f"weighting={values['weighting']} with tasks_per_step=1 has nothing to compare: raise "
             "--config.tasks_per_step or use --config.weighting=uniform"
         )
+    last = "weigh_on" in read and values["weigh_on"] == "last_steps"
+    if last and not (METHODS[values["method"]].has_inner_steps and values["num_steps"] > 1):
+        raise ConfigError(
+            "weigh_on=last_steps compares the last of several inner steps: raise "
+            f"--config.num_steps={values['num_steps']} (method={values['method']}), or leave it out"
+        )
     if values["plan.devices"] and values["tasks_per_step"] % values["plan.devices"]:
         raise ConfigError(
             f"plan.devices={values['plan.devices']} does not divide "

@@ -118,7 +118,7 @@ def unroll(task, rates, *, both_adapt, radius, first_order):
 
 
 def by_hand(name, task, with_cml):
-    """z after adaptation `[4]`, the gradient of z `[4]` and of every step's rates `[K, 4]`."""
+    """z after every step `K + 1` x `[4]`, the gradient of z `[4]` and of every step's rates."""
     _, rates, settings = RULES[name]
     both = settings.get("both_adapt", False)
     rates = np.concatenate([rates, rates[:, 2:] * both], 1)
@@ -142,7 +142,7 @@ def by_hand(name, task, with_cml):
     for k in reversed(range(steps)):
         of_rates.insert(0, -directions[k] * adjoint)
         adjoint = jacobians[k].T @ adjoint + arrives[k]
-    return path[-1], adjoint, np.array(of_rates)
+    return path, adjoint, np.array(of_rates)
 
 
 def build(name, with_cml):
@@ -176,14 +176,14 @@ def flat(network):
 def test_adapted_parameters_and_meta_gradient(x64, name, with_cml):
     method, task = build(name, with_cml), Task(quadratic_batch(0), quadratic_batch(1))
     params = start(name, method)
-    adapted, gradient, of_rates = by_hand(name, task, with_cml)
+    path, gradient, of_rates = by_hand(name, task, with_cml)
     close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
 
     actual, actual_gradient = jax.jit(
         lambda params: (method.adapt(params, task.support), meta_gradient(method, params, task))
     )(params)
     base = flat(actual_gradient["base"])
-    close(flat(actual.params), adapted[: len(base)])
+    close(flat(actual.params), path[-1][: len(base)])
     close(base, gradient[: len(base)])
     if with_cml:
         close(actual_gradient["co_learner"], gradient[3:])
@@ -194,19 +194,29 @@ def test_adapted_parameters_and_meta_gradient(x64, name, with_cml):
         close(actual_gradient["inner_rates"]["head"], of_rates[:, 2])
 
 
-@pytest.mark.parametrize("weigh_on", ["displacements", "gradients"])
-@pytest.mark.parametrize("name, with_cml", [("maml", True), ("anil", False), ("reptile", True)])
-def test_gradient_agreement(x64, name, with_cml, weigh_on):
+@pytest.mark.parametrize("weighed", ["displacements", "last steps", "gradients"])
+@pytest.mark.parametrize(
+    "name, with_cml",
+    [("maml", True), ("anil", False), ("reptile", True), ("maml_plus_plus", False)],
+)
+def test_gradient_agreement(x64, name, with_cml, weighed):
     method, tasks, outer = build(name, with_cml), quadratic_tasks(3), optax.sgd(0.5)
     params = start(name, method)
     results = [by_hand(name, jax.tree.map(lambda x, t=t: x[t], tasks), with_cml) for t in range(3)]
     gradients = np.array([gradient for _, gradient, _ in results])
-    displacements = START - np.array([adapted for adapted, _, _ in results])
-    weighed = (displacements if weigh_on == "displacements" else gradients)[:, :3]
-    agreement = weighed @ weighed.sum(0)
+    g, own = {
+        "displacements": ([path[0] - path[-1] for path, _, _ in results], {}),
+        "last steps": (
+            [path[-2] - path[-1] for path, _, _ in results],
+            {"since": RULES[name][0](QUADRATIC, quadratic_loss, num_steps=STEPS - 1)},
+        ),
+        "gradients": (gradients, {"weigh_on": "gradients"}),
+    }[weighed]
+    g = np.array(g)[:, :3]
+    agreement = g @ g.sum(0)
     weights = agreement / np.abs(agreement).sum()
 
-    step = partial(meta_step, weigh=cml_jax.gradient_agreement, weigh_on=weigh_on)
+    step = partial(meta_step, weigh=cml_jax.gradient_agreement, **own)
     state = MetaState(params, outer.init(params), jnp.int32(0))
     new, report = jax.jit(partial(step, method, outer))(state, tasks)
     expected = START - 0.5 * weights @ gradients

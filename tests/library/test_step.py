@@ -264,11 +264,14 @@ def test_only_what_adapts_has_a_displacement(name, frozen):
         seen.append(displacements)
         return uniform(displacements)
 
-    step = partial(meta_step, build(name + "+cml"), OUTER, weigh=weigh)
-    jax.eval_shape(step, begin(name + "+cml"), sinusoids())
-    assert set(seen[0]) == {"body", "head"}
-    for part in ("body", "head"):
-        assert bool(jax.tree.leaves(seen[0][part])) == (part != frozen)
+    method = build(name + "+cml")
+    for since in (None, method):
+        step = partial(meta_step, method, OUTER, weigh=weigh, since=since)
+        jax.eval_shape(step, begin(name + "+cml"), sinusoids())
+    for displacements in seen:
+        assert set(displacements) == {"body", "head"}
+        for part in ("body", "head"):
+            assert bool(jax.tree.leaves(displacements[part])) == (part != frozen)
 
 
 @pytest.mark.parametrize("weigh", [uniform, gradient_agreement])

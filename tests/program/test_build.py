@@ -11,10 +11,12 @@ import pytest
 from support.quick import quick
 from support.runs import ROOT, SETTINGS, after_steps, sinusoids, start, tested, trained
 
+import cml_jax
 from cml_jax import Adapted
 from experiments.build import schedule
 from experiments.build.learner import base_method, train_method
 from experiments.build.optimizers import outer_optimizer as outer_optimizer_of
+from experiments.choices.methods import METHODS
 from experiments.settings.checks import check
 from experiments.settings.config import KEYS, ConfigError, flat
 
@@ -40,6 +42,35 @@ def test_every_method_trains_and_tests(tmp_path, method, both):
     assert any("released" in who for who, _ in steps) == wrapped
     if both:
         assert rows[-1]["train/weight_min"] < 0.25  # uniform would be exactly a quarter
+
+
+INNER = [name for name in SETTINGS if METHODS[name].has_inner_steps]
+
+
+@pytest.mark.parametrize("method", quick(INNER, "maml", "reptile"))
+def test_agreement_of_the_last_inner_step(method):
+    changes = {"sharp": "lower"} if method == "sharp_maml" else {}  # not around the weights
+    changes |= {"weighting": "gradient_agreement", "weigh_on": "last_steps"}
+    config = sinusoids(method, **changes)
+    parts, state = start(config)
+    settings, problem = flat(config), parts.problem
+    tasks = jax.vmap(lambda key: problem.train_sample(key, None))(
+        jax.random.split(jax.random.key(0), 4)
+    )
+    before, after = (base_method(settings, problem, None, k) for k in (1, 2))
+
+    @jax.jit
+    def weights(params):
+        arrived = [
+            jax.vmap(lambda support, m=m: m.adapt(params, support).params)(tasks.support)
+            for m in (before, after)
+        ]
+        return cml_jax.gradient_agreement(jax.tree.map(jnp.subtract, *arrived))
+
+    step = jax.jit(lambda state: parts.learner.meta_step(settings, state, tasks, None)[1])
+    expected, report = weights(state.params), step(state)
+    for name, value in (("min", expected.min()), ("max", expected.max())):
+        np.testing.assert_allclose(report[f"weight_{name}"], value, rtol=1e-3)
 
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))

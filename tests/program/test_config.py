@@ -75,6 +75,10 @@ def test_config_files_are_valid(path):
         ({"model.name": "mlp"}, r"use --config.model.name=conv4"),
         ({"co_learner": "mlp"}, r"use --config.co_learner=linear"),
         ({"weighting": "gradient_agreement", "tasks_per_step": 1}, r"nothing to compare"),
+        (
+            {"weighting": "gradient_agreement", "weigh_on": "last_steps"},
+            r"weigh_on=last_steps compares the last of several inner steps: raise --config.num_s",
+        ),
         ({"plan.devices": 3}, r"plan.devices=3 does not divide tasks_per_step=32"),
     ],
 )
