@@ -16,6 +16,12 @@ _REPTILE = {
         "agreement_share=0.5",
         "agreement_matched=True",
     ),
+    "Reptile + agreement, last step": (_AGREEMENT, "weigh_on=last_steps"),
+    "Reptile + agreement, last step, 1/2": (
+        _AGREEMENT,
+        "weigh_on=last_steps",
+        "agreement_share=0.5",
+    ),
 }
 
 # Whether agreement, which still moves where the mean has flattened, catches up.
@@ -46,6 +52,6 @@ SINUSOID_AGREEMENT = Study(
     base={row: "Reptile" for row in _REPTILE if row != "Reptile"}
     | {row: "Reptile, 100,000 steps" for row in list(_LONG_REPTILE)[1:]},
     by_steps=True,
-    tune={row: {"outer_learning_rate": (0.1, 0.3, 1.0)} for row in _REPTILE},
+    tune={row: {"outer_learning_rate": (0.3, 1.0, 1.5, 2.0, 3.0)} for row in _REPTILE},
     tuning=("num_seeds=2", "train_steps=15000", "eval.num_tasks=100"),
 )
