@@ -12,7 +12,7 @@ from experiments.report import cells
 from experiments.report.plots import COLORS, frame, new_figure
 from experiments.report.table import markdown, paired
 from experiments.run_folder.results import Results, Test, is_share
-from experiments.studies.study import Study
+from experiments.studies.study import SAME_RATES, Study
 
 # What a label has more than that of its base; the longest first.
 _ADDED = {
@@ -78,10 +78,11 @@ def gains(studies: Mapping[str, Study], names: Mapping[str, str], results: Path)
         for label in studies[name].runs:
             added = next((mark for mark in _ADDED if mark in label), "")
             base = label.replace(added, "", 1)
+            base = f"{base}{SAME_RATES}" if f"{base}{SAME_RATES}" in runs else base
             if added and label in runs and base in runs:
                 column, _, method = base.rpartition(": ")
                 row = f"{' '.join(filter(None, (beginning, column)))}: {method}"
-                row = row.removesuffix(_ALIKE)
+                row = row.removesuffix(_ALIKE).removesuffix(SAME_RATES)
                 found += _of_run(row, _ADDED[added], runs[label], runs[base])
     return found
 

@@ -1,6 +1,6 @@
 """CML on the papers' sets of images: with a budget that two cores have, and in full for a GPU."""
 
-from experiments.studies.study import Study, file_name
+from experiments.studies.study import SAME_RATES, Study, file_name
 
 # To predict each query alone, with the support, costs 4 and 12 times as much as all at once.
 _TEST = ("eval.num_tasks=2000", "eval.each_alone=False")
@@ -112,14 +112,13 @@ def _seeds(of, steps: int) -> Study:
         tune[f"1-shot: {row}"] = tried
         tuned_as[f"5-shot: {row}"] = f"1-shot: {row}"
         runs |= {f"{c}: {row}": (shots, *settings, *own) for c, shots in _COLUMNS.items()}
-    # MAML's tuning took another outer rate than CML's, by less than its noise.
-    row, settings = "MAML, at CML's rates", ("inner_learning_rate=0.1", "outer_learning_rate=0.001")
-    rows |= {row: settings}
+    # MAML's tuning took another outer rate than CML's, by less than its noise: it is not the base.
+    base, settings = f"MAML{SAME_RATES}", ("inner_learning_rate=0.1", "outer_learning_rate=0.001")
     for c, shots in _COLUMNS.items():
-        runs[f"{c}: {row}"] = (shots, "co_learner=none", *settings, *own)
+        runs[f"{c}: {base}"] = (shots, "co_learner=none", *settings, *own)
     return study._replace(
         runs=runs,
-        base=study.base | dict.fromkeys(rows, "MAML"),
+        base=dict.fromkeys((*_ROWS, *rows), base),
         tune=tune,
         tuning=("num_seeds=1", "train_steps=200", "eval.every=200", "eval.num_tasks=16"),
         tuned_as=tuned_as,

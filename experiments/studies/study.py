@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+SAME_RATES = ", at CML's rates"  # what the row of a base is called that others are compared with
 _RUNS = Path("runs")
 
 

@@ -10,6 +10,7 @@ from experiments.report.gains import Gain
 from experiments.run_folder.results import Results, interval
 from experiments.studies import STUDIES, Study
 from experiments.studies.front import PAIRED
+from experiments.studies.study import SAME_RATES
 
 THREE = 4.302652729911275 / np.sqrt(3)  # Student's t of two degrees of freedom
 PREDICTS = {
@@ -92,6 +93,16 @@ def test_each_query_alone_is_a_gain_of_its_own(tmp_path):
     at_once, alone = found(tmp_path, runs)
     assert not at_once.alone and at_once.mean == 0
     assert alone.alone and alone.mean == pytest.approx(-10) and alone.verdict == "behind"
+
+
+def test_a_base_at_the_same_rates_goes_before_the_tuned_one(tmp_path):
+    runs = {
+        "A": stored("accuracy", learner=[0.5, 0.6, 0.7]),
+        "A + CML": stored("accuracy", learner=[0.6, 0.7, 0.8]),
+        f"A{SAME_RATES}": stored("accuracy", learner=[0.59, 0.69, 0.79]),
+    }
+    (gain,) = found(tmp_path, runs)
+    assert gain.row == "Own: A" and gain.mean == pytest.approx(1)
 
 
 def test_what_cannot_be_paired_is_left_out(tmp_path):
