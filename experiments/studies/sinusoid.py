@@ -24,6 +24,15 @@ _REPTILE = {
     ),
 }
 
+# The weighted sum is longer than the mean: what does the length alone do?
+_LONGER = {
+    "Reptile, rate 1.5": ("outer_learning_rate=1.5",),
+    "Reptile + agreement, last step, 1/2, rate 1.5": (
+        *_REPTILE["Reptile + agreement, last step, 1/2"],
+        "outer_learning_rate=1.5",
+    ),
+}
+
 # Whether agreement, which still moves where the mean has flattened, catches up.
 _LONG = ("train_steps=100000", "eval.every=10000", "outer_learning_rate=1.0", *_SEEDS)
 _LONG_REPTILE = {
@@ -48,8 +57,9 @@ SINUSOID = Study(
 )
 SINUSOID_AGREEMENT = Study(
     config="configs/sinusoid.py:agreement",
-    runs={row: (*settings, *_SEEDS) for row, settings in _REPTILE.items()} | _LONG_REPTILE,
-    base={row: "Reptile" for row in _REPTILE if row != "Reptile"}
+    runs={row: (*settings, *_SEEDS) for row, settings in (_REPTILE | _LONGER).items()}
+    | _LONG_REPTILE,
+    base={row: "Reptile" for row in (_REPTILE | _LONGER) if row != "Reptile"}
     | {row: "Reptile, 100,000 steps" for row in list(_LONG_REPTILE)[1:]},
     by_steps=True,
     tune={row: {"outer_learning_rate": (0.3, 1.0, 1.5, 2.0)} for row in _REPTILE},
