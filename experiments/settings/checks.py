@@ -177,11 +177,12 @@ def _check_rules(values: dict[str, Any], read: Collection[str]) -> None:
             f"weighting={values['weighting']} with tasks_per_step=1 has nothing to compare: raise "
             "--config.tasks_per_step or use --config.weighting=uniform"
         )
-    last = "weigh_on" in read and values["weigh_on"] == "last_steps"
-    if last and not (METHODS[values["method"]].has_inner_steps and values["num_steps"] > 1):
+    steps = values["num_steps"] if METHODS[values["method"]].has_inner_steps else 0
+    needed = {"displacements": 1, "last_steps": 2}.get(values["weigh_on"], 0)
+    if weighting.compares and steps < needed:
         raise ConfigError(
-            "weigh_on=last_steps compares the last of several inner steps: raise "
-            f"--config.num_steps={values['num_steps']} (method={values['method']}), or leave it out"
+            f"weigh_on={values['weigh_on']} needs {needed} or more inner steps and "
+            f"method={values['method']} makes {steps}: use --config.weigh_on=gradients"
         )
     if values["plan.devices"] and values["tasks_per_step"] % values["plan.devices"]:
         raise ConfigError(

@@ -77,7 +77,11 @@ def test_config_files_are_valid(path):
         ({"weighting": "gradient_agreement", "tasks_per_step": 1}, r"nothing to compare"),
         (
             {"weighting": "gradient_agreement", "weigh_on": "last_steps"},
-            r"weigh_on=last_steps compares the last of several inner steps: raise --config.num_s",
+            r"weigh_on=last_steps needs 2 or more inner steps and method=maml makes 1: use",
+        ),
+        (
+            {"weighting": "gradient_agreement", "method": "proto_net"},
+            r"weigh_on=displacements needs 1 or more inner steps and method=proto_net makes 0",
         ),
         ({"plan.devices": 3}, r"plan.devices=3 does not divide tasks_per_step=32"),
     ],
