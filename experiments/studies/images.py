@@ -14,13 +14,11 @@ _ROWS = {"MAML": ("co_learner=none",), "MAML + CML": ("co_learner=conv",)}
 _PROBING = "linear probing"
 _PROBING_STEPS = "train_steps=1500"  # of 5,000 the best was step 750
 _AGREEMENT = "weighting=gradient_agreement"
-_NOISE = ("co_learner=conv", "co_learner_frozen=True")
-_MORE = {
-    "MAML + random noise": _NOISE,
+_OTHERS = {
     "MAML + agreement": ("co_learner=none", _AGREEMENT),
-    "MAML + CML + agreement": ("co_learner=conv", _AGREEMENT),
     "ProtoNet": ("method=proto_net", "co_learner=none"),
 }
+_NOISE = {"MAML + random noise": ("co_learner=conv", "co_learner_frozen=True")}
 _PROBED = {
     "MAML, from probing": ("co_learner=none",),
     "MAML + CML, from probing": ("co_learner=conv",),
@@ -30,11 +28,12 @@ _FIVE = (
     *("num_steps=5", "eval.num_steps=5", "outer_learning_rate=1e-4"),
     *("train_steps=300", "eval.every=100"),
 )
+_UNICORN = "UNICORN-MAML, from probing"
 _FIVE_STEPS = {
     "MAML, 5 steps, from probing": ("co_learner=none", *_FIVE),
     "MAML + CML, 5 steps, from probing": ("co_learner=conv", *_FIVE),
     "MAML + agreement, 5 steps, from probing": ("co_learner=none", *_FIVE, _AGREEMENT),
-    "UNICORN-MAML, from probing": ("method=unicorn_maml", "co_learner=none", *_FIVE),
+    _UNICORN: ("method=unicorn_maml", "co_learner=none", *_FIVE),
 }
 # The inner rate first: with one that is too large for the body no outer rate helps.
 _RATES = {"inner_learning_rate": (0.005, 0.02, 0.1), "outer_learning_rate": (1e-5, 1e-4, 1e-3)}
@@ -61,17 +60,19 @@ def _study(config: str, settings: tuple[str, ...], maml: tuple[str, str], cml: t
 
 
 def _with_baselines(study: Study, name: str, settings: tuple[str, ...], few: int) -> Study:
-    """The study, with agreement, with the baselines and with what starts from linear probing."""
+    """The study, with a random co-learner, linear probing, and what starts from its body."""
     runs, probes, tune = dict(study.runs), {}, {}
+    started = {"1-shot": {_UNICORN: _FIVE_STEPS[_UNICORN]}, "5-shot": _PROBED | _FIVE_STEPS}
     for column, shots in _COLUMNS.items():
         probes[f"{column}: {_PROBING}"] = (shots, *settings, _PROBING_STEPS)
-        for row, own in _MORE.items():
-            runs[f"{column}: {row}"] = (shots, *own, *settings)
         start = f"init_from=runs/{name}/{file_name(f'{column}: {_PROBING}')}"
-        for row, own in (_PROBED | _FIVE_STEPS).items():
+        for row, own in started[column].items():
             runs[f"{column}: {row}"] = (shots, *settings, f"train_steps={few}", start, *own)
-        tune |= {f"{column}: {row}": _RATES for row in _FIVE_STEPS}
-    rows = (*_ROWS, *_MORE, *_PROBED, *_FIVE_STEPS, _PROBING)
+            if row in _FIVE_STEPS:
+                tune[f"{column}: {row}"] = _RATES
+    for row, own in _NOISE.items():
+        runs[f"5-shot: {row}"] = (_COLUMNS["5-shot"], *own, *settings)
+    rows = (*_ROWS, *_NOISE, *_PROBED, *_FIVE_STEPS, _PROBING)
     plain = dict.fromkeys(rows, "MAML")
     plain |= dict.fromkeys(_PROBED, "MAML, from probing")
     plain |= dict.fromkeys(_FIVE_STEPS, "MAML, 5 steps, from probing")
@@ -104,8 +105,7 @@ def _seeds(of, steps: int) -> Study:
     own = ("num_seeds=3", f"train_steps={steps}", *_SHORT, "eval.num_tasks=600")
     study = _study(config, own, *published)
     runs, tune, tuned_as = {}, {}, {}
-    rows = {row: _MORE[row] for row in ("MAML + agreement", "ProtoNet")}
-    for row, settings in (_ROWS | rows).items():
+    for row, settings in (_ROWS | _OTHERS).items():
         tried = {"outer_learning_rate": (5e-4, 1e-3, 2e-3)}
         if row != "ProtoNet":
             tried = {"inner_learning_rate": (0.1, 0.2, 0.5), **tried}
@@ -118,7 +118,7 @@ def _seeds(of, steps: int) -> Study:
         runs[f"{c}: {base}"] = (shots, "co_learner=none", *settings, *own)
     return study._replace(
         runs=runs,
-        base=dict.fromkeys((*_ROWS, *rows), base),
+        base=dict.fromkeys((*_ROWS, *_OTHERS), base),
         tune=tune,
         tuning=("num_seeds=1", "train_steps=200", "eval.every=200", "eval.num_tasks=16"),
         tuned_as=tuned_as,
