@@ -35,6 +35,9 @@ _FIVE_STEPS = {
     "MAML + agreement, 5 steps, from probing": ("co_learner=none", *_FIVE, _AGREEMENT),
     _UNICORN: ("method=unicorn_maml", "co_learner=none", *_FIVE),
 }
+# Whether it is the weight of the co-learner's loss, which starts at random, that undoes the body.
+_LIGHTER = "MAML + CML, 5 steps, from probing, gamma 0.2"
+_LIGHTER_AS = "MAML + CML, 5 steps, from probing"
 # The inner rate first: with one that is too large for the body no outer rate helps.
 _RATES = {"inner_learning_rate": (0.005, 0.02, 0.1), "outer_learning_rate": (1e-5, 1e-4, 1e-3)}
 _TUNING = ("train_steps=100", "eval.every=100", "eval.num_tasks=16")
@@ -70,14 +73,19 @@ def _with_baselines(study: Study, name: str, settings: tuple[str, ...], few: int
             runs[f"{column}: {row}"] = (shots, *settings, f"train_steps={few}", start, *own)
             if row in _FIVE_STEPS:
                 tune[f"{column}: {row}"] = _RATES
+    of_five = runs[f"5-shot: {_LIGHTER_AS}"]
+    runs[f"5-shot: {_LIGHTER}"] = (*of_five, "co_learner_scale=0.2")
     for row, own in _NOISE.items():
         runs[f"5-shot: {row}"] = (_COLUMNS["5-shot"], *own, *settings)
-    rows = (*_ROWS, *_NOISE, *_PROBED, *_FIVE_STEPS, _PROBING)
+    rows = (*_ROWS, *_NOISE, *_PROBED, *_FIVE_STEPS, _LIGHTER, _PROBING)
     plain = dict.fromkeys(rows, "MAML")
     plain |= dict.fromkeys(_PROBED, "MAML, from probing")
-    plain |= dict.fromkeys(_FIVE_STEPS, "MAML, 5 steps, from probing")
+    plain |= dict.fromkeys((*_FIVE_STEPS, _LIGHTER), "MAML, 5 steps, from probing")
     base = {row: to for row, to in plain.items() if row != to}
-    return study._replace(runs=runs, probes=probes, base=base, tune=tune, tuning=_TUNING)
+    tuned_as = {f"5-shot: {_LIGHTER}": f"5-shot: {_LIGHTER_AS}"}
+    return study._replace(
+        runs=runs, probes=probes, base=base, tune=tune, tuning=_TUNING, tuned_as=tuned_as
+    )
 
 
 _CIFAR_FS = ("configs/cifar_fs.py", ("56.55", "70.10"), ("57.67", "73.87"))
