@@ -35,6 +35,7 @@ _FIVE_STEPS = {
     "MAML + agreement, 5 steps, from probing": ("co_learner=none", *_FIVE, _AGREEMENT),
     _UNICORN: ("method=unicorn_maml", "co_learner=none", *_FIVE),
 }
+_FARTHER = "UNICORN-MAML, 15 steps, from probing"  # as many inner steps as its paper has
 # Whether it is the weight of the co-learner's loss, which starts at random, that undoes the body.
 _LIGHTER = "MAML + CML, 5 steps, from probing, gamma 0.2"
 _LIGHTER_AS = "MAML + CML, 5 steps, from probing"
@@ -73,16 +74,19 @@ def _with_baselines(study: Study, name: str, settings: tuple[str, ...], few: int
             runs[f"{column}: {row}"] = (shots, *settings, f"train_steps={few}", start, *own)
             if row in _FIVE_STEPS:
                 tune[f"{column}: {row}"] = _RATES
-    of_five = runs[f"5-shot: {_LIGHTER_AS}"]
-    runs[f"5-shot: {_LIGHTER}"] = (*of_five, "co_learner_scale=0.2")
+    more = {
+        f"1-shot: {_FARTHER}": (f"1-shot: {_UNICORN}", ("num_steps=15", "eval.num_steps=15")),
+        f"5-shot: {_LIGHTER}": (f"5-shot: {_LIGHTER_AS}", ("co_learner_scale=0.2",)),
+    }
+    runs |= {label: (*runs[as_], *own) for label, (as_, own) in more.items()}
     for row, own in _NOISE.items():
         runs[f"5-shot: {row}"] = (_COLUMNS["5-shot"], *own, *settings)
-    rows = (*_ROWS, *_NOISE, *_PROBED, *_FIVE_STEPS, _LIGHTER, _PROBING)
+    rows = (*_ROWS, *_NOISE, *_PROBED, *_FIVE_STEPS, _LIGHTER, _FARTHER, _PROBING)
     plain = dict.fromkeys(rows, "MAML")
     plain |= dict.fromkeys(_PROBED, "MAML, from probing")
-    plain |= dict.fromkeys((*_FIVE_STEPS, _LIGHTER), "MAML, 5 steps, from probing")
+    plain |= dict.fromkeys((*_FIVE_STEPS, _LIGHTER, _FARTHER), "MAML, 5 steps, from probing")
     base = {row: to for row, to in plain.items() if row != to}
-    tuned_as = {f"5-shot: {_LIGHTER}": f"5-shot: {_LIGHTER_AS}"}
+    tuned_as = {label: as_ for label, (as_, _) in more.items()}
     return study._replace(
         runs=runs, probes=probes, base=base, tune=tune, tuning=_TUNING, tuned_as=tuned_as
     )
