@@ -35,13 +35,14 @@ _FIVE_STEPS = {
     "MAML + agreement, 5 steps, from probing": ("co_learner=none", *_FIVE, _AGREEMENT),
     _UNICORN: ("method=unicorn_maml", "co_learner=none", *_FIVE),
 }
+# The inner rate first: with one that is too large for the body no outer rate helps.
+_RATES = {"inner_learning_rate": (0.005, 0.02, 0.1), "outer_learning_rate": (1e-5, 1e-4, 1e-3)}
+_TUNING = ("train_steps=100", "eval.every=100", "eval.num_tasks=16")
+# These two take the rates of another row.
 _FARTHER = "UNICORN-MAML, 15 steps, from probing"  # as many inner steps as its paper has
 # Whether it is the weight of the co-learner's loss, which starts at random, that undoes the body.
 _LIGHTER = "MAML + CML, 5 steps, from probing, gamma 0.2"
 _LIGHTER_AS = "MAML + CML, 5 steps, from probing"
-# The inner rate first: with one that is too large for the body no outer rate helps.
-_RATES = {"inner_learning_rate": (0.005, 0.02, 0.1), "outer_learning_rate": (1e-5, 1e-4, 1e-3)}
-_TUNING = ("train_steps=100", "eval.every=100", "eval.num_tasks=16")
 _COLUMNS = {"1-shot": "data.shots=1", "5-shot": "data.shots=5"}
 
 
