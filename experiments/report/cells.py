@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.report import table
 from experiments.run_folder import folder
-from experiments.run_folder.results import Results, Test, interval, read_results
+from experiments.run_folder.results import Results, Test, interval, is_share, read_results
 from experiments.run_folder.task_values import read_task_values
 from experiments.studies.study import Cell
 
@@ -109,7 +109,8 @@ def store(path: Path, label: str, repeat: str, command: str, workdir: Path, ende
     cell = results.to_dict() | {"progress": progress, "curve": curve[::every]}
     if (workdir / folder.TASK_VALUES).exists():  # linear probing on graphs has none
         of_tasks = read_task_values(workdir, results)
-        cell["test_all"] = list(map(_with_values, results.test_all, of_tasks))
+        pairs = zip(results.test_all, of_tasks, strict=True)
+        cell["test_all"] = [_with_values(results.metric, *pair) for pair in pairs]
     entry = stored.setdefault(label, {"cells": {}})
     entry["command"] = command
     entry["cells"].pop("all", None)
@@ -189,13 +190,17 @@ def combined(repeats: Sequence[Results]) -> Results:
     )
 
 
-def _with_values(test: Test, of_tasks: np.ndarray) -> dict[str, Any]:
-    """A test with what pairs it with that of another run: the means of its seeds, or its tasks."""
+def _with_values(metric: str, test: Test, of_tasks: np.ndarray) -> dict[str, Any]:
+    """A test with what pairs it with that of another run: the means of its seeds, or its tasks.
+
+    Of thousands of tasks a share has three decimals, which moves their mean by about 1e-5.
+    """
     if len(of_tasks) > 1:
         return {**test, "values": of_tasks.mean(1, dtype=float).tolist()}
     if not test["transductive"]:  # the table pairs runs with all queries at once
         return dict(test)
-    return {**test, "task_values": np.round(of_tasks[0].astype(float), 4).tolist()}
+    values = np.round(of_tasks[0].astype(float), 3 if is_share(metric) else 4)
+    return {**test, "task_values": values.tolist()}
 
 
 def _bare(cell: Mapping[str, Any]) -> dict[str, Any]:

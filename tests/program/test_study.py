@@ -8,11 +8,13 @@ import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import study
 from experiments.report import cells, front_table, pages, study_pages, table
 from experiments.run_folder.results import Results, interval
+from experiments.run_folder.task_values import write_task_values
 from experiments.studies import STUDIES, Study
 from experiments.studies.front import FRONT, Shown
 from experiments.studies.study import cells_of, starts_of, tuning_of
@@ -62,6 +64,18 @@ def test_repeats_are_one_result_with_an_interval_over_them():
     assert whole.test["num_seeds"] == 3 and whole.wall_seconds == 270
     assert whole.runs == [{"best_step": 7}] * 3
     assert cells.combined(repeats[:1]) is repeats[0]
+
+
+@pytest.mark.parametrize("metric, kept", [("accuracy", [0.613, 0.333]), ("mse", [0.6133, 0.3333])])
+def test_tasks_are_stored_with_few_decimals(tmp_path, metric, kept):
+    run = made(metric, [46 / 75, 25 / 75], protocol={"train_steps": 3})
+    run.write(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("")
+    write_task_values(tmp_path, [np.array([[46 / 75, 25 / 75]], np.float32)])
+    path = tmp_path / "own.json"
+    cells.store(path, "A", "0", "python", tmp_path, True)
+    (test,) = cells.load(path)["A"]["cells"]["0"]["test_all"]
+    assert test["task_values"] == kept
 
 
 OWN = Study(
